@@ -1,0 +1,1 @@
+"""Everything the stages are made of, floor by floor."""

@@ -1,0 +1,294 @@
+"""Video files: probe, decode chosen frames, write. The only module that imports av."""
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
+
+# Containers that hold frames themselves. Playlists and concat scripts, which can name other files, are absent.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,asf,flv,ogg,h264,hevc,mjpeg,m4v,ivf"
+
+# Fixed rounding, so that processors with other vector units give the same pixels.
+SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+
+COLOUR_RANGES = {"auto": None, "limited": ColorRange.MPEG, "full": ColorRange.JPEG}
+
+# Formats whose first plane is 8-bit luma as it was coded.
+LUMA_FIRST = ("yuv4", "yuvj4", "nv12", "nv21", "gray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a whole decode of a video found."""
+
+    num_frames: int
+    """Frames that decode, counted."""
+    fps: float
+    """Average frame rate in frames a second; 0 where the file does not say."""
+    width: int
+    """Pixels, after orientation."""
+    height: int
+    """Pixels, after orientation."""
+    rotation: int
+    """Counter-clockwise degrees that orient the coded picture: 0, 90, 180 or 270."""
+    pix_fmt: str
+    """FFmpeg's name of the pixel format."""
+    colour_range: str
+    """As tagged: limited, full or unspecified."""
+    mean_luma: float
+    """Mean luma code over all frames, 0 to 255."""
+    dark_share: float
+    """Share of luma codes below 16, 0 to 1. In limited range they all become black."""
+    luma_crc32: int
+    """crc32 of all luma planes: tells a changed decoder from a changed conversion to RGB."""
+    rgb_mean: tuple[float, float, float]
+    """Mean of R, G, B in [0, 1] over evenly spaced frames."""
+    rgb_square_mean: tuple[float, float, float]
+    """Mean of the squares of R, G, B over the same frames."""
+
+
+def decode(
+    path: Path,
+    *,
+    indices: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    colour_range: str = "auto",
+) -> Frames:
+    """Decode frames of a video to RGB, oriented as a player shows them.
+
+    Args:
+        path: the video file.
+        indices: positions in decoded order, 0-based, in any order, repeats allowed; None for all frames.
+        size: (height, width) in pixels to scale the whole frame to; None for the coded size.
+        colour_range: auto (as tagged), limited or full.
+
+    Returns:
+        uint8 (T, H, W, 3), T = len(indices).
+
+    Raises:
+        ValueError: the file is no video, is damaged, or ends before a wanted frame.
+    """
+    wanted = None if indices is None else set(indices)
+    last = None if wanted is None else max(wanted)
+    convert = FrameConverter(size=size, colour_range=colour_range)
+    kept: dict[int, Frames] = {}
+    for index, frame in enumerate(_decoded(path)):
+        if wanted is None or index in wanted:
+            kept[index] = convert(frame)
+        if index == last:
+            break
+    if indices is None:
+        if not kept:
+            raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
+        return np.stack(list(kept.values()))
+    missing = sorted(set(indices) - kept.keys())
+    if missing:
+        raise ValueError(
+            f"{path}: frame {missing[0]} is wanted, but only {len(kept)} of {len(set(indices))} wanted frames "
+            "decode; the file changed since it was listed: run prepare again"
+        )
+    return np.stack([kept[index] for index in indices])
+
+
+def probe(path: Path, *, colour_range: str = "auto", rgb_frames: int = 8) -> VideoInfo:
+    """Decode a whole video once and describe it.
+
+    Args:
+        path: the video file.
+        colour_range: how RGB is made from it: auto, limited or full.
+        rgb_frames: about how many frames the RGB means are taken over.
+
+    Raises:
+        ValueError: the file is no video, is damaged, or holds no frame.
+    """
+    convert = FrameConverter(size=None, colour_range=colour_range)
+    luma_counts = np.zeros(256, dtype=np.int64)
+    sums, squares, sampled = np.zeros(3), np.zeros(3), 0
+    with _open(path) as container:
+        fps = float(container.streams.video[0].average_rate or 0)
+        declared = container.streams.video[0].frames
+    # The declared count only spaces the samples: it may be wrong or absent, the decode below counts.
+    spacing = max(1, (declared or 64) // rgb_frames)
+    index, frame, crc = -1, None, 0
+    for index, frame in enumerate(_decoded(path)):
+        luma = np.ascontiguousarray(_luma(frame))
+        luma_counts += np.bincount(luma.ravel(), minlength=256)
+        crc = zlib.crc32(luma.data, crc)
+        if index % spacing == 0:
+            pixels = convert(frame).reshape(-1, 3).astype(np.float64) / 255.0
+            sums += pixels.mean(axis=0)
+            squares += np.square(pixels).mean(axis=0)
+            sampled += 1
+    if frame is None:
+        raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
+    turned = _quarter_turns(frame) % 2 == 1
+    codes = luma_counts.sum()
+    return VideoInfo(
+        num_frames=index + 1,
+        fps=round(fps, 6),
+        width=frame.height if turned else frame.width,
+        height=frame.width if turned else frame.height,
+        rotation=_quarter_turns(frame) * 90,
+        pix_fmt=frame.format.name,
+        colour_range={1: "limited", 2: "full"}.get(int(frame.color_range), "unspecified"),
+        mean_luma=float((luma_counts * np.arange(256)).sum() / codes),
+        dark_share=float(luma_counts[:16].sum() / codes),
+        luma_crc32=crc,
+        rgb_mean=_triple(sums / sampled),
+        rgb_square_mean=_triple(squares / sampled),
+    )
+
+
+class FrameConverter:
+    """Turn decoded frames into oriented RGB with one reused scaler (building one a frame costs more)."""
+
+    def __init__(self, *, size: tuple[int, int] | None, colour_range: str) -> None:
+        if colour_range not in COLOUR_RANGES:
+            raise ValueError(f"views.colour_range: unknown value '{colour_range}'; known are auto, limited, full")
+        self._size = size
+        self._range = COLOUR_RANGES[colour_range]
+        self._scaler = VideoReformatter()
+
+    def __call__(self, frame: Any) -> Frames:
+        """Scale one av.VideoFrame; uint8 (H, W, 3)."""
+        turns = _quarter_turns(frame)
+        height, width = self._size or (None, None)
+        if turns % 2 == 1:
+            # The scaler works on the coded picture, so a quarter turn swaps what it is asked for.
+            height, width = width, height
+        scaled = self._scaler.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=SCALER,
+            src_color_range=self._range,
+            threads=1,
+        )
+        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
+
+
+def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 18, lossless: bool = False) -> None:
+    """Write frames as H.264, whole or not at all. The same frames give the same bytes.
+
+    Args:
+        path: the file to write; its suffix names the container (.mp4, .mkv, .avi, .mov).
+        frames: uint8 (T, H, W, 3), RGB. H and W even unless lossless.
+        fps: frames a second.
+        crf: x264's constant rate factor, 0 (best) to 51.
+        lossless: keep every RGB code (libx264rgb, crf 0).
+
+    Raises:
+        ValueError: frames of another shape or type.
+        OSError: the file cannot be written.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f"{path}: frames are {frames.dtype} {frames.shape}, wanted uint8 (T, H, W, 3) with T > 0")
+    if not lossless and (frames.shape[1] % 2 or frames.shape[2] % 2):
+        raise ValueError(
+            f"{path}: frames of {frames.shape[2]}x{frames.shape[1]} cannot be coded with subsampled "
+            "colour; use an even width and height, or lossless"
+        )
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        with av.open(str(partial), "w") as container:
+            _encode(container, frames, Fraction(fps), crf=0 if lossless else crf, lossless=lossless)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    except av.FFmpegError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror}); check the folder and the free space") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def av_version() -> str:
+    """Version of the decoder, which the pixels may depend on."""
+    return str(av.__version__)
+
+
+def _encode(container: Any, frames: Frames, fps: Fraction, *, crf: int, lossless: bool) -> None:
+    # One thread: x264's threads change its decisions, and so the bytes.
+    stream = container.add_stream(
+        "libx264rgb" if lossless else "libx264", rate=fps, options={"crf": str(crf), "threads": "1"}
+    )
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+    if not lossless:
+        stream.codec_context.color_range = ColorRange.MPEG
+    scaler = VideoReformatter()
+    for index, pixels in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        if not lossless:
+            frame = scaler.reformat(
+                frame, format="yuv420p", interpolation=SCALER, dst_color_range=ColorRange.MPEG, threads=1
+            )
+        frame.pts = index
+        frame.time_base = 1 / fps
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a local file for reading, and map FFmpeg's errors to ones that name the file and the remedy."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check the videos' root and the list")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty; fetch it again or leave it out of the list")
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    try:
+        with av.open(f"file:{path}", options=options) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: holds no video stream; leave it out of the list")
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{path}: cannot be decoded as a video ({reason}); fetch or re-encode it, or leave it out of the list"
+        ) from error
+
+
+def _decoded(path: Path) -> Iterator[Any]:
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        # Frame threads beside torch can hang, and at these sizes they only cost.
+        stream.thread_type = "SLICE"
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise ValueError(f"{path}: a frame is damaged; fetch or re-encode the video, or leave it out")
+            yield frame
+
+
+def _quarter_turns(frame: Any) -> int:
+    turns: int = round(frame.rotation / 90) % 4
+    return turns
+
+
+def _luma(frame: Any) -> Frames:
+    """The luma codes of a frame as coded, uint8 (H, W)."""
+    name = frame.format.name
+    if not name.startswith(LUMA_FIRST) or frame.format.components[0].bits != 8:
+        frame = frame.reformat(format="yuv444p", interpolation=SCALER, threads=1)
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
+    return rows[: frame.height, : frame.width]
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,473 @@
+"""What params.yaml may hold: one frozen dataclass a section, checked once, unknown keys refused.
+
+There are no defaults here: params.yaml names every field, so that DVC sees every value. `dlkdd use` writes
+a whole file.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Section = TypeVar("Section")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: found '{value}', wanted one of {', '.join(known)}")
+
+
+def _at_least(name: str, value: float, bound: float) -> None:
+    if not value >= bound:
+        raise ValueError(f"{name}: found {value}, wanted at least {bound}")
+
+
+def _above(name: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise ValueError(f"{name}: found {value}, wanted more than {bound}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}: found {value}, wanted 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """Rendered clips: how many, how long, how dark."""
+
+    train_clips_per_class: int
+    """Training clips of each class."""
+    test_clips_per_class: int
+    """Test clips of each class."""
+    num_frames: int
+    """Frames a clip."""
+    frame_size: tuple[int, int]
+    """(height, width) in pixels, both even."""
+    fps: int
+    """Frames a second."""
+    exposure_ev: float
+    """Exposure against the lit scene in EV; -5 keeps 1/32 of the light."""
+    lit_twin: bool
+    """Also write every clip as it was before the darkening."""
+    crf: int
+    """x264's constant rate factor, 0 to 51."""
+    seed: int
+    """Same seed, same clips."""
+
+    def __post_init__(self) -> None:
+        _at_least("render.train_clips_per_class", self.train_clips_per_class, 1)
+        _at_least("render.test_clips_per_class", self.test_clips_per_class, 1)
+        _at_least("render.num_frames", self.num_frames, 2)
+        for side in self.frame_size:
+            if side < 32 or side % 2:
+                raise ValueError(f"render.frame_size: found {list(self.frame_size)}, wanted even sides of at least 32")
+        _at_least("render.fps", self.fps, 1)
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"render.crf: found {self.crf}, wanted 0 to 51")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How the clips of a dataset are listed and checked."""
+
+    on_leak: str
+    """error or report: the same clip or content in train and test."""
+    max_bad: int
+    """Bad videos allowed; they go into the quarantine file. 0 stops at any."""
+    scene_pattern: str
+    """Regular expression on the clip id; its groups, joined, name the scene. Empty: every clip its own scene."""
+    holdout: int
+    """Whole training scenes set aside for choosing between models."""
+    test_share: float
+    """Share of scenes that become test where one list or folder serves as train and test; else unused."""
+    seed: int
+    """Draws the held-out scenes."""
+
+    def __post_init__(self) -> None:
+        _one_of("prepare.on_leak", self.on_leak, ("error", "report"))
+        _at_least("prepare.max_bad", self.max_bad, 0)
+        _at_least("prepare.holdout", self.holdout, 0)
+        _share("prepare.test_share", self.test_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """How a clip is seen: the one pixel path of teacher and student."""
+
+    frames: int
+    """Frames a view, T."""
+    sampling: str
+    """consecutive: T frames `stride` apart from a random start; spread: one from each of T equal parts."""
+    stride: int
+    """Decoded frames between two of the view, for consecutive sampling."""
+    loop: bool
+    """A video shorter than the view starts over; false refuses it."""
+    frame_size: tuple[int, int]
+    """(height, width) in pixels that each whole frame is resized to."""
+    size: int
+    """Height and width in pixels of the view."""
+    scales: tuple[float, ...]
+    """Crop sides as shares of the resized frame's short side; a crop is drawn from neighbouring pairs."""
+    flip: bool
+    """Mirror half of the training views; false where left and right matter."""
+    mode: str
+    """consistent: the student sees the teacher's views; fixed: one centre view; independent: its own draws."""
+    colour_range: str
+    """auto (as tagged), limited or full."""
+    seed: int
+    """Draws the views, with the clip id and the view number."""
+
+    def __post_init__(self) -> None:
+        _at_least("views.frames", self.frames, 1)
+        _one_of("views.sampling", self.sampling, ("consecutive", "spread"))
+        _at_least("views.stride", self.stride, 1)
+        if not 0 < self.size <= min(self.frame_size):
+            raise ValueError(
+                f"views.size: found {self.size}, wanted 1 to the short side of views.frame_size {list(self.frame_size)}"
+            )
+        if not self.scales:
+            raise ValueError("views.scales: found none, wanted at least one crop scale such as 1.0")
+        for scale in self.scales:
+            if not 0.1 <= scale <= 1.0:
+                raise ValueError(f"views.scales: found {scale}, wanted 0.1 to 1.0")
+        _one_of("views.mode", self.mode, ("consistent", "fixed", "independent"))
+        _one_of("views.colour_range", self.colour_range, ("auto", "limited", "full"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancerConfig:
+    """Zero-DCE: trained on the run's own training frames, or loaded."""
+
+    weights: str | None
+    """The official weights' file; null trains the network here."""
+    on: str
+    """frame: enhance each resized frame once, before the crop; view: enhance the view's pixels."""
+    steps: int
+    """Optimizer steps."""
+    patch_size: int
+    """Side in pixels of the training patches."""
+    batch_size: int
+    """Patches a step."""
+    lr: float
+    """Adam's learning rate."""
+    weight_decay: float
+    """Adam's weight decay."""
+    grad_clip: float
+    """Largest gradient norm."""
+    exposure_target: float
+    """Well-exposed level E, 0 to 1."""
+    exposure_patch: int
+    """Side in pixels of the regions whose mean is held against the target."""
+    spatial_weight: float
+    """Weight of the spatial consistency loss."""
+    exposure_weight: float
+    """Weight of the exposure loss."""
+    colour_weight: float
+    """Weight of the colour constancy loss."""
+    variation_weight: float
+    """Weight of the curve maps' total variation."""
+    seed: int
+    """Draws the weights and the patches."""
+
+    def __post_init__(self) -> None:
+        _one_of("enhancer.on", self.on, ("frame", "view"))
+        _at_least("enhancer.steps", self.steps, 1)
+        _at_least("enhancer.patch_size", self.patch_size, self.exposure_patch)
+        _at_least("enhancer.batch_size", self.batch_size, 1)
+        _above("enhancer.lr", self.lr, 0)
+        _above("enhancer.grad_clip", self.grad_clip, 0)
+        _share("enhancer.exposure_target", self.exposure_target)
+        _at_least("enhancer.exposure_patch", self.exposure_patch, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """One classifier and how it is trained."""
+
+    model: str
+    """Name of the backbone."""
+    head: str
+    """attention (the paper's BERT head) or average (global average pooling)."""
+    head_dropout: float
+    """Dropout before the last linear layer."""
+    keep_probability: float
+    """Chance that a time token can be attended to in training; 1 masks none."""
+    bn_momentum: float
+    """Share of the new batch in BatchNorm's running statistics."""
+    normalization: str
+    """kinetics, imagenet, or dataset: the training subset's own mean and standard deviation."""
+    weights: str | None
+    """Pretrained trunk to start from; null starts from random weights."""
+    epochs: int
+    """Passes over the training clips."""
+    batch_size: int
+    """Clips a step."""
+    lr: float
+    """AdamW's learning rate."""
+    weight_decay: float
+    """AdamW's decoupled weight decay."""
+    schedule: str
+    """constant, or cosine to zero over all steps."""
+    warmup_epochs: int
+    """Epochs over which the learning rate rises from zero."""
+    select: str
+    """last epoch, or best on the held-out scenes."""
+    seed: int
+    """Draws initialisation, order and dropout."""
+
+    def __post_init__(self) -> None:
+        section = self.section()
+        _one_of(f"{section}.head", self.head, ("attention", "average"))
+        _share(f"{section}.head_dropout", self.head_dropout)
+        _share(f"{section}.keep_probability", self.keep_probability)
+        _share(f"{section}.bn_momentum", self.bn_momentum)
+        _one_of(f"{section}.normalization", self.normalization, ("kinetics", "imagenet", "dataset"))
+        _at_least(f"{section}.epochs", self.epochs, 1)
+        _at_least(f"{section}.batch_size", self.batch_size, 1)
+        _above(f"{section}.lr", self.lr, 0)
+        _at_least(f"{section}.weight_decay", self.weight_decay, 0)
+        _one_of(f"{section}.schedule", self.schedule, ("constant", "cosine"))
+        _at_least(f"{section}.warmup_epochs", self.warmup_epochs, 0)
+        _one_of(f"{section}.select", self.select, ("last", "best"))
+
+    @classmethod
+    def section(cls) -> str:
+        """The section of params.yaml that this holds."""
+        return cls.__name__.removesuffix("Config").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(ClassifierConfig):
+    """The teacher: enhancer and classifier."""
+
+    unfreeze_enhancer: bool
+    """Train the enhancer with the classifier's loss; needs enhancer.on: view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig(ClassifierConfig):
+    """The student without soft targets; its values are read from the section `student`."""
+
+    @classmethod
+    def section(cls) -> str:
+        """The baseline has no section of its own: it is the student but for the soft targets."""
+        return "student"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(ClassifierConfig):
+    """The student: classifier and soft targets (Eq. 5-8)."""
+
+    kd_weight: float
+    """alpha_0, the weight of the soft targets in the first epoch."""
+    kd_decay: float
+    """gamma: the weight is multiplied by it after every epoch."""
+    temperature: float
+    """tau, which both logits are divided by."""
+    scale_by_temperature_squared: bool
+    """Hinton's tau^2 before the soft targets' loss; the paper prints none, which makes them weigh little."""
+    pixel_check: str
+    """strict or warn: what happens when a stored view no longer gives the pixels that the teacher saw."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("student.kd_weight", self.kd_weight, 0)
+        _share("student.kd_decay", self.kd_decay)
+        _above("student.temperature", self.temperature, 0)
+        _one_of("student.pixel_check", self.pixel_check, ("strict", "warn"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsConfig:
+    """The store of the teacher's logits."""
+
+    views: int
+    """Views of every clip, V; epoch t uses view t mod V."""
+    batch_size: int
+    """Rows a forward pass; a part of the bytes, since the last bits of logits depend on it."""
+    minimum_top1: float | None
+    """Top-1 over the stored rows below which the stage fails; null means 2 / classes."""
+
+    def __post_init__(self) -> None:
+        _at_least("logits.views", self.views, 1)
+        _at_least("logits.batch_size", self.batch_size, 1)
+        if self.minimum_top1 is not None:
+            _share("logits.minimum_top1", self.minimum_top1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The test."""
+
+    batch_size: int
+    """Clips a forward pass."""
+    calibration_bins: int
+    """Bins of the expected calibration error."""
+    bootstrap: int
+    """Resamples behind the calibration error's interval."""
+    seed: int
+    """Draws the resamples."""
+
+    def __post_init__(self) -> None:
+        _at_least("evaluate.batch_size", self.batch_size, 1)
+        _at_least("evaluate.calibration_bins", self.calibration_bins, 2)
+        _at_least("evaluate.bootstrap", self.bootstrap, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """The machine."""
+
+    device: str
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    threads: int
+    """CPU threads of torch; a part of the bytes, since sums depend on it."""
+    workers: int
+    """Processes that read clips; 0 reads in the main one. Changes no result."""
+    cache: str
+    """auto, on or off: keep every clip's resized frames on disk after the first decode. Changes no result."""
+    cache_gb: float
+    """Largest cache that auto makes, in 10^9 bytes."""
+
+    def __post_init__(self) -> None:
+        _at_least("compute.threads", self.threads, 1)
+        _at_least("compute.workers", self.workers, 0)
+        _one_of("compute.cache", self.cache, ("auto", "on", "off"))
+        _at_least("compute.cache_gb", self.cache_gb, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """Where a run's clips come from."""
+
+    videos: str
+    """Root that clip ids are relative to."""
+    train: str
+    """List, or folder of class folders, of the training clips."""
+    test: str
+    """The same of the test clips."""
+    classes: tuple[str, ...]
+    """Class names by label."""
+
+
+SECTION_TYPES: dict[str, type[Any]] = {
+    "render": RenderConfig,
+    "prepare": PrepareConfig,
+    "views": ViewsConfig,
+    "enhancer": EnhancerConfig,
+    "teacher": TeacherConfig,
+    "logits": LogitsConfig,
+    "student": StudentConfig,
+    "evaluate": EvaluateConfig,
+    "compute": ComputeConfig,
+}
+TOP_KEYS = ("runs", "rendered", "inputs", *SECTION_TYPES)
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """The whole of params.yaml, with its top-level keys checked.
+
+    Raises:
+        ValueError: no mapping, or an unknown top-level key.
+        OSError: the file cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run `dlkdd use demo` or work in the repository's root")
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no YAML ({error}); mend it, or write it anew with `dlkdd use`") from error
+    if not isinstance(params, dict):
+        raise ValueError(f"{path}: found {type(params).__name__}, wanted a mapping of sections")
+    for key in params:
+        if key not in TOP_KEYS:
+            raise ValueError(f"{path}: unknown section '{key}'; known sections are {', '.join(TOP_KEYS)}")
+    runs, rendered, inputs = (params.get(key) or [] for key in ("runs", "rendered", "inputs"))
+    if sorted(runs) != sorted(inputs) or not set(rendered) <= set(runs):
+        raise ValueError(
+            f"{path}: found runs {list(runs)}, rendered {list(rendered)} and inputs of {list(inputs)}; wanted inputs "
+            "of each run and no other, and rendered runs among them"
+        )
+    return params
+
+
+def read_inputs(path: Path, run: str) -> RunInputs:
+    """Where a run's clips come from.
+
+    Raises:
+        ValueError: no such run, or a mistyped entry.
+    """
+    inputs = read_params(path).get("inputs") or {}
+    if run not in inputs:
+        raise ValueError(f"{path}: inputs: no run '{run}'; known runs are {', '.join(inputs)}")
+    return parse(RunInputs, inputs[run], where=f"{path}: inputs.{run}")
+
+
+def read_section(path: Path, kind: type[Section], *, extra: tuple[str, ...] = ()) -> Section:
+    """One section of params.yaml as its dataclass.
+
+    Args:
+        path: params.yaml.
+        kind: the dataclass; its section is its name in lower case without `Config`.
+        extra: keys of the section that this reader knows and leaves alone.
+    """
+    name = kind.section() if issubclass(kind, ClassifierConfig) else kind.__name__.removesuffix("Config").lower()
+    params = read_params(path)
+    if name not in params:
+        raise ValueError(f"{path}: section '{name}' is missing; write the file anew with `dlkdd use`")
+    return parse(kind, params[name], where=f"{path}: {name}", extra=extra)
+
+
+def parse(kind: type[Section], values: Any, *, where: str, extra: tuple[str, ...] = ()) -> Section:
+    """Build a config dataclass from plain values; every error names the place, what was found and wanted.
+
+    Raises:
+        ValueError: an unknown, missing or mistyped key, or a value out of its range.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: found {type(values).__name__}, wanted a mapping of keys")
+    fields = typing.get_type_hints(kind)
+    for key in values:
+        if key not in fields and key not in extra:
+            raise ValueError(f"{where}: unknown key '{key}'; known keys are {', '.join(fields)}")
+    missing = [key for key in fields if key not in values]
+    if missing:
+        raise ValueError(f"{where}: key '{missing[0]}' is missing; known keys are {', '.join(fields)}")
+    built = {key: _convert(values[key], wanted, f"{where}.{key}") for key, wanted in fields.items()}
+    return kind(**built)
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        inner = [option for option in typing.get_args(wanted) if option is not type(None)]
+        return None if value is None else _convert(value, inner[0], where)
+    if origin is tuple:
+        arguments = typing.get_args(wanted)
+        variable = arguments[-1] is Ellipsis
+        if not isinstance(value, (list, tuple)) or (not variable and len(value) != len(arguments)):
+            length = "a list" if variable else f"a list of {len(arguments)}"
+            raise ValueError(f"{where}: found {value!r}, wanted {length}")
+        return tuple(_convert(item, arguments[0], where) for item in value)
+    # bool is an int to Python, but `epochs: true` is a mistake.
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{where}: found {value!r} ({type(value).__name__}), wanted {wanted.__name__}")
+    if wanted is float and value != value:
+        raise ValueError(f"{where}: found nan, wanted a number")
+    return value
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config as plain values, for a checkpoint's json or a work folder's key."""
+    return {
+        field.name: list(value) if isinstance(value := getattr(config, field.name), tuple) else value
+        for field in dataclasses.fields(config)
+    }

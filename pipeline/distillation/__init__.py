@@ -1,0 +1,1 @@
+"""The losses of DL-KDD and the store of teacher logits."""

@@ -1,0 +1,42 @@
+"""What a row of the logit store depends on, and what is recorded beside it: the same words for writer and reader."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.clips.video import av_version
+from pipeline.clips.views import ViewRule, view_fields
+
+Scalar = str | int | float | bool
+
+
+def fingerprint(
+    *,
+    teacher_sha256: str,
+    class_names: Sequence[str],
+    rule: ViewRule,
+    mode: str,
+    colour_range: str,
+    enhancer_on: str,
+) -> dict[str, Scalar]:
+    """Fields that must be equal in the store and at its reader."""
+    return {
+        "teacher_sha256": teacher_sha256,
+        "class_names": json.dumps(list(class_names)),
+        "enhancer_on": enhancer_on,
+        "precision": "float32",
+        **view_fields(rule, mode=mode, colour_range=colour_range),
+    }
+
+
+def provenance(*, num_views: int, split_sha256: str) -> dict[str, Scalar]:
+    """Fields that are recorded; a difference is worth one warning."""
+    return {
+        "num_views": num_views,
+        "split_sha256": split_sha256,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "av": av_version(),
+    }

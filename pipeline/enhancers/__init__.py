@@ -1,0 +1,1 @@
+"""From dark frames to enhanced frames."""

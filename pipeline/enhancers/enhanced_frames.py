@@ -1,0 +1,90 @@
+"""Frames enhanced once, before any crop, so that training does not wait for the enhancer."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.clips.clip_index import Clip
+from pipeline.clips.dataset import CachedFrames, CachePolicy, FrameSource, keep_frames, open_dark_frames
+from pipeline.clips.video import Frames
+
+
+@dataclass(frozen=True)
+class EnhancedFrames:
+    """Another source's resized frames, enhanced and rounded to 8 bits."""
+
+    source: FrameSource
+    enhancer: nn.Module
+    device: torch.device
+
+    def frames(self, clip: Clip, indices: Sequence[int] | None) -> Frames:
+        """Enhanced frames at the indices (None: all), uint8 (T, H, W, 3)."""
+        return enhance_pixels(self.enhancer, self.source.frames(clip, indices), device=self.device)
+
+
+@torch.no_grad()
+def enhance_pixels(enhancer: nn.Module, frames: Frames, *, device: torch.device) -> Frames:
+    """Enhance frames, uint8 (T, H, W, 3) -> uint8 (T, H, W, 3).
+
+    One frame at a time: the last bits of a convolution depend on how many frames go through it together, and a
+    frame has to come out the same whether it is asked for alone or with others.
+    """
+    enhancer.eval()
+    enhanced = np.empty_like(frames)
+    for index, frame in enumerate(frames):
+        pixels = torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255.0  # (H, W, C) -> (1, C, H, W)
+        bright = (enhancer(pixels)[0] * 255.0).round().clamp(0, 255).to(torch.uint8)
+        enhanced[index] = bright.permute(1, 2, 0).cpu().numpy()  # (C, H, W) -> (H, W, C)
+    return enhanced
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """One hash of a state dict, for keys of what was made with it."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def open_teacher_frames(
+    clips: Sequence[Clip],
+    videos: Path,
+    enhancer: nn.Module,
+    *,
+    enhancer_on: str,
+    frame_size: tuple[int, int],
+    colour_range: str,
+    cache: CachePolicy,
+    device: torch.device,
+) -> FrameSource:
+    """The frames that a teacher's views are cut from, kept on disk where that is wanted and fits.
+
+    Args:
+        clips: all clips that will be read.
+        videos: root that clip ids are relative to.
+        enhancer: applied here where `enhancer_on` is `frame`; the recogniser applies it where it is `view`.
+        enhancer_on: frame or view.
+        frame_size: (height, width) of the resized frames.
+        colour_range: auto, limited or full.
+        cache: whether and where frames are kept.
+        device: where to enhance.
+    """
+    dark = open_dark_frames(clips, videos, frame_size=frame_size, colour_range=colour_range, cache=cache)
+    if enhancer_on != "frame":
+        return dark
+    settings = ("enhanced", colour_range, weights_sha256(enhancer.state_dict()), str(device))
+    enhanced = keep_frames(
+        EnhancedFrames(dark, enhancer, device), clips, settings=settings, frame_size=frame_size, cache=cache
+    )
+    if isinstance(enhanced, CachedFrames):
+        # Filled here, where the enhancer has all threads and the device, not by the loader's workers.
+        for clip in tqdm(clips, desc="enhance", unit="clip", disable=None):
+            enhanced.fill(clip)
+    return enhanced

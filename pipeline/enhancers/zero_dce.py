@@ -1,0 +1,131 @@
+"""Zero-DCE: brightens a frame by eight rounds of a curve whose strength a small network sets for each pixel.
+
+Guo et al., "Zero-Reference Deep Curve Estimation for Low-Light Image Enhancement", CVPR 2020. The authors'
+weights are for non-commercial use, so they do not come with this program: `load_official` reads them from
+where the user keeps them.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.classifier import check_state_dict, read_state_dict
+
+ROUNDS = 8
+WIDTH = 32
+
+
+class ZeroDCE(nn.Module):
+    """The curve network and the curve. Layer names are those of the published weights; 79,416 weights.
+
+    Args:
+        seed: of the first weights, normal with standard deviation 0.02; torch's global generator is left
+            alone.
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        super().__init__()
+
+        def conv(in_planes: int, out_planes: int) -> nn.Conv2d:
+            return nn.Conv2d(in_planes, out_planes, kernel_size=3, padding=1)
+
+        self.e_conv1 = conv(3, WIDTH)
+        self.e_conv2 = conv(WIDTH, WIDTH)
+        self.e_conv3 = conv(WIDTH, WIDTH)
+        self.e_conv4 = conv(WIDTH, WIDTH)
+        self.e_conv5 = conv(2 * WIDTH, WIDTH)
+        self.e_conv6 = conv(2 * WIDTH, WIDTH)
+        self.e_conv7 = conv(2 * WIDTH, 3 * ROUNDS)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.children():
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            nn.init.normal_(layer.weight, std=0.02, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def curve_maps(self, frames: Tensor) -> Tensor:
+        """Draw the curves' strengths.
+
+        Args:
+            frames: float32 (N, 3, H, W) in [0, 1], not normalised.
+
+        Returns:
+            A: (N, 24, H, W) in [-1, 1]; three channels (red, green, blue) for each round. Negative brightens.
+        """
+        c1 = self.e_conv1(frames).relu()
+        c2 = self.e_conv2(c1).relu()
+        c3 = self.e_conv3(c2).relu()
+        c4 = self.e_conv4(c3).relu()
+        c5 = self.e_conv5(torch.cat([c3, c4], dim=1)).relu()
+        c6 = self.e_conv6(torch.cat([c2, c5], dim=1)).relu()
+        maps: Tensor = self.e_conv7(torch.cat([c1, c6], dim=1)).tanh()
+        return maps
+
+    def enhance_with_maps(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Enhance frames and give the curve maps too, as training needs them.
+
+        Args:
+            frames: float32 (N, 3, H, W) in [0, 1], not normalised.
+
+        Returns:
+            The enhanced frames (N, 3, H, W) in [0, 1], and the maps A (N, 24, H, W).
+        """
+        maps = self.curve_maps(frames)
+        enhanced = frames
+        for strength in maps.chunk(ROUNDS, dim=1):
+            enhanced = enhanced + strength * (enhanced.square() - enhanced)
+        return enhanced, maps
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Enhance frames, float32 (N, 3, H, W) in [0, 1]; the result has the same shape and range.
+
+        Every round is x + A (x^2 - x), under which 0 and 1 stay what they are.
+        """
+        return self.enhance_with_maps(frames)[0]
+
+
+@torch.no_grad()
+def enhance_frames(model: ZeroDCE, frames: Tensor, chunk: int = 16) -> Tensor:
+    """Enhance many frames, a few at a time: all at once, 64 frames of 112x112 would take 870 MB.
+
+    Args:
+        model: on the frames' device.
+        frames: float32 (N, 3, H, W) in [0, 1].
+        chunk: frames at a time, at least 1.
+
+    Returns:
+        (N, 3, H, W) in [0, 1], without gradient.
+
+    Raises:
+        ValueError: the chunk is below 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk: found {chunk}, wanted at least 1 frame at a time")
+    enhanced = torch.empty_like(frames)
+    for start in range(0, len(frames), chunk):
+        enhanced[start : start + chunk] = model(frames[start : start + chunk])
+    return enhanced
+
+
+def load_official(path: Path) -> tuple[ZeroDCE, str]:
+    """Read published Zero-DCE weights (`Epoch99.pth`).
+
+    Args:
+        path: the authors' file, a pickle with tensors of a GPU; it is mapped to the CPU and no code in it is
+            run.
+
+    Returns:
+        The network in evaluation mode, and the file's sha256 in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, holds something else, or another network (Zero-DCE++ has a file of
+        that name).
+    """
+    state, sha256 = read_state_dict(path)
+    model = ZeroDCE(seed=0)
+    remedy = "take Zero-DCE's own weights, not those of Zero-DCE++ or another enhancer"
+    check_state_dict(state, model.state_dict(), path, remedy=remedy)
+    model.load_state_dict(state)
+    return model.eval(), sha256

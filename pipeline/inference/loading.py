@@ -1,0 +1,51 @@
+"""A trained classifier from its checkpoint, with all that its input needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.enhancers.zero_dce import ZeroDCE
+from pipeline.models.classifier import build_classifier
+from pipeline.models.recogniser import Recogniser
+from pipeline.training.checkpoint import Preprocessing, Record, load_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A checkpoint, ready to use."""
+
+    recogniser: Recogniser
+    """Pixels -> logits, in evaluation mode; enhances by itself where the checkpoint enhances views."""
+    preprocessing: Preprocessing
+    """What its pixels must be."""
+    enhancer: nn.Module | None
+    """A teacher's enhancer; where `preprocessing.enhancer_on` is `frame`, the frames must pass it first."""
+    record: Record
+
+
+def load_recogniser(path: Path, *, device: torch.device, kind: str | None = None) -> Loaded:
+    """Rebuild a teacher, student or baseline from its checkpoint alone.
+
+    Raises:
+        ValueError: missing, damaged, or another kind of checkpoint.
+    """
+    tensors, record = load_checkpoint(path, kind=kind)
+    if record.preprocessing is None:
+        raise ValueError(f"{path}: is a checkpoint of a {record.kind}, which classifies nothing; wanted a student")
+    preprocessing = record.preprocessing
+    classifier = build_classifier(seed=0, **record.model)
+    enhancer = None if preprocessing.enhancer_on == "none" else ZeroDCE(seed=0)
+    parts = nn.ModuleDict({"classifier": classifier} | ({} if enhancer is None else {"enhancer": enhancer}))
+    parts.load_state_dict(tensors)
+    recogniser = Recogniser(
+        classifier,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        enhancer=enhancer if preprocessing.enhancer_on == "view" else None,
+    )
+    parts.to(device).eval()
+    return Loaded(
+        recogniser=recogniser.to(device).eval(), preprocessing=preprocessing, enhancer=enhancer, record=record
+    )

@@ -1,0 +1,1 @@
+"""Networks; they know no file layout and no stage."""

@@ -1,0 +1,252 @@
+"""What `dlkdd use` writes into params.yaml: complete sets of parameters, nothing left to defaults."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.clips.files import replacing
+from pipeline.clips.lists import class_names_of, read_class_names, read_list
+from pipeline.config import SECTION_TYPES, parse
+
+Params = dict[str, Any]
+
+# ARID's list of class folders; the rendered clips use the same names and order.
+ARID_CLASSES = ["Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave"]
+
+# `Class/Class_<scene>_<clip>.mp4`: scenes are numbered within a class in ARID's names.
+ARID_SCENES = r"^(.*)_(\d+)_\d+\.[^.]+$"
+
+
+def paper() -> Params:
+    """The numbers of the paper for ARID; where it is silent, the defaults of the code that it builds on."""
+    classifier = {
+        "model": "r2plus1d_34",
+        "head": "attention",
+        "head_dropout": 0.8,
+        "keep_probability": 1.0,
+        "bn_momentum": 0.1,
+        "normalization": "kinetics",
+        "weights": None,
+        "epochs": 30,
+        "batch_size": 8,
+        "lr": 1e-4,
+        "weight_decay": 1e-5,
+        "schedule": "constant",
+        "warmup_epochs": 0,
+        "select": "last",
+        "seed": 0,
+    }
+    return {
+        "runs": [],
+        "rendered": [],
+        "inputs": {},
+        "render": {
+            "train_clips_per_class": 16,
+            "test_clips_per_class": 8,
+            "num_frames": 24,
+            "frame_size": [64, 86],
+            "fps": 15,
+            "exposure_ev": -5.0,
+            "lit_twin": False,
+            "crf": 18,
+            "seed": 0,
+        },
+        "prepare": {
+            "on_leak": "error",
+            "max_bad": 0,
+            "scene_pattern": ARID_SCENES,
+            "holdout": 0,
+            "test_share": 0.3,
+            "seed": 0,
+        },
+        "views": {
+            "frames": 64,
+            "sampling": "consecutive",
+            "stride": 1,
+            "loop": True,
+            "frame_size": [128, 170],
+            "size": 112,
+            "scales": [1.0, 0.875, 0.75, 0.66],
+            "flip": True,
+            "mode": "consistent",
+            "colour_range": "auto",
+            "seed": 0,
+        },
+        "enhancer": {
+            "weights": None,
+            "on": "view",
+            "steps": 2000,
+            "patch_size": 64,
+            "batch_size": 8,
+            "lr": 1e-3,
+            "weight_decay": 1e-4,
+            "grad_clip": 0.1,
+            "exposure_target": 0.6,
+            "exposure_patch": 16,
+            "spatial_weight": 1.0,
+            "exposure_weight": 10.0,
+            "colour_weight": 5.0,
+            "variation_weight": 200.0,
+            "seed": 0,
+        },
+        "teacher": classifier | {"unfreeze_enhancer": False},
+        "logits": {"views": 30, "batch_size": 8, "minimum_top1": None},
+        "student": classifier
+        | {
+            "kd_weight": 1.5,
+            "kd_decay": 0.95,
+            "temperature": 5.0,
+            "scale_by_temperature_squared": False,
+            "pixel_check": "strict",
+        },
+        "evaluate": {"batch_size": 8, "calibration_bins": 15, "bootstrap": 1000, "seed": 0},
+        "compute": {"device": "auto", "threads": 2, "workers": 0, "cache": "auto", "cache_gb": 20.0},
+    }
+
+
+def tiny() -> Params:
+    """Numbers with which a small network trains from random weights on a CPU."""
+    params = paper()
+    small = {
+        "model": "r2plus1d_tiny",
+        "head_dropout": 0.2,
+        "normalization": "dataset",
+        "epochs": 25,
+        "batch_size": 16,
+        "lr": 2e-3,
+        "weight_decay": 1e-2,
+        "schedule": "cosine",
+        "warmup_epochs": 2,
+    }
+    params["teacher"] |= small
+    params["student"] |= small
+    params["views"] |= {"frames": 16, "sampling": "spread", "scales": [1.0, 0.875, 0.75]}
+    params["enhancer"] |= {"on": "frame", "steps": 400, "patch_size": 32}
+    params["logits"] |= {"views": 5, "batch_size": 16}
+    params["evaluate"] |= {"batch_size": 16}
+    return set_size(params, 64)
+
+
+def demo() -> Params:
+    """Rendered clips, small enough for minutes on two CPU cores."""
+    params = tiny()
+    root = "data/demo/rendered"
+    params["runs"], params["rendered"] = ["demo"], ["demo"]
+    params["inputs"]["demo"] = {
+        "videos": f"{root}/videos",
+        "train": f"{root}/train.txt",
+        "test": f"{root}/test.txt",
+        "classes": ARID_CLASSES,
+    }
+    # In the rendered clips' names scenes have one number over all classes.
+    params["prepare"]["scene_pattern"] = r"_(\d+)_\d+\.[^.]+$"
+    params["views"] |= {"frame_size": [64, 86], "size": 56}
+    params["teacher"]["epochs"] = params["student"]["epochs"] = 20
+    return params
+
+
+def arid(videos: Path, lists: Path) -> Params:
+    """The three splits of ARID with the paper's numbers."""
+    params = paper()
+    names = read_class_names(lists / "mapping_table.txt")
+    for split in (1, 2, 3):
+        run = f"arid-{split}"
+        params["runs"].append(run)
+        params["inputs"][run] = {
+            "videos": str(videos.resolve()),
+            "train": str((lists / f"ARID_split{split}_train.txt").resolve()),
+            "test": str((lists / f"ARID_split{split}_test.txt").resolve()),
+            "classes": names,
+        }
+    for entry in params["inputs"].values():
+        for key in ("train", "test"):
+            read_list(Path(entry[key]), videos=videos)
+    return params
+
+
+def own(name: str, *, videos: Path, train: Path, test: Path, classes: Path | None, model: str) -> Params:
+    """A user's own clips."""
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is None:
+        raise ValueError(f"run name '{name}': wanted lower-case letters, digits, '-' and '_', such as night-1")
+    if not videos.is_dir():
+        raise ValueError(f"{videos}: no such folder; --videos names the root that the lists' paths are relative to")
+    params = tiny() if model == "r2plus1d_tiny" else paper()
+    listed = [read_list(path.resolve(), videos=videos.resolve()) for path in (train, test)]
+    names = class_names_of(listed) if classes is None else read_class_names(classes)
+    params["runs"] = [name]
+    params["inputs"][name] = {
+        "videos": str(videos.resolve()),
+        "train": str(train.resolve()),
+        "test": str(test.resolve()),
+        "classes": names,
+    }
+    params["teacher"]["model"] = params["student"]["model"] = model
+    return params
+
+
+def own_folder(name: str, root: Path, *, model: str) -> Params:
+    """A folder of class folders: below train/ and test/, or without, split by scenes in prepare."""
+    train = root / "train"
+    tests = [root / folder for folder in ("test", "val", "validate", "validation") if (root / folder).is_dir()]
+    if train.is_dir() and tests:
+        return own(name, videos=root, train=train, test=tests[0], classes=None, model=model)
+    return own(name, videos=root, train=root, test=root, classes=None, model=model)
+
+
+def set_size(params: Params, size: int) -> Params:
+    """Set the side of the view, and the resized frame in the proportion of the paper's 112 of 128 x 170."""
+    params["views"] |= {"size": size, "frame_size": [round(size * 128 / 112), round(size * 170 / 112)]}
+    return params
+
+
+def override(params: Params, assignments: Sequence[str]) -> Params:
+    """Set values by `section.key=value`, the value in YAML.
+
+    Raises:
+        ValueError: an unknown section or key, or no `=`.
+    """
+    for assignment in assignments:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", assignment)
+        if match is None:
+            raise ValueError(f"--set {assignment}: wanted SECTION.KEY=VALUE, such as student.kd_weight=0.5")
+        section, key, text = match.groups()
+        if section not in SECTION_TYPES or key not in params[section]:
+            known = ", ".join(params[section]) if section in SECTION_TYPES else ", ".join(SECTION_TYPES)
+            raise ValueError(f"--set {assignment}: unknown key '{section}.{key}'; known are {known}")
+        value = yaml.safe_load(text)
+        params[section][key] = float(value) if isinstance(params[section][key], float) and _is_number(value) else value
+    return params
+
+
+def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: bool) -> None:
+    """Write params.yaml after checking every section.
+
+    Raises:
+        ValueError: a value out of its range, or the file was edited since `dlkdd use` wrote it.
+    """
+    for section, kind in SECTION_TYPES.items():
+        parse(kind, params[section], where=section)
+    if path.exists() and not force and is_edited(path):
+        raise ValueError(f"{path}: was edited since `dlkdd use` wrote it; keep a copy, then add --force to replace it")
+    body = yaml.safe_dump(dict(params), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    header = f"# Written by `dlkdd use {name}`; what each key means: pipeline/config.py. Edit freely.\n"
+    with replacing(path) as partial:
+        partial.write_text(f"{header}# sha256 {_digest(body)}\n{body}", encoding="utf-8")
+
+
+def is_edited(path: Path) -> bool:
+    """Whether a params.yaml differs from what `dlkdd use` wrote."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return len(lines) < 2 or lines[1] != f"# sha256 {_digest(''.join(lines[2:]))}\n"
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,159 @@
+"""Where a stage keeps what it has finished, so that a stopped one goes on instead of starting over."""
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+
+from pipeline.clips.dataset import CachePolicy
+from pipeline.clips.files import replacing, sha256_of
+from pipeline.clips.video import av_version
+
+OURS = ("pipeline", "stages")
+
+# Rows of the logit store outlive their stage: more views add to them.
+LASTING = frozenset({"logits", "frames"})
+
+
+def work_root(out: Path) -> Path:
+    """The folder for unfinished work of the run whose files lie beside `out`."""
+    override = os.environ.get("DLKDD_WORK")
+    # Relative folders vanish with a temporary workspace, so the variable names one that stays.
+    return Path(override) / out.resolve().parent.name if override else out.parent / ".work"
+
+
+def cache_policy(root: Path, *, mode: str, cache_gb: float) -> CachePolicy:
+    """The decode-once cache of a run lies beside its unfinished work."""
+    return CachePolicy(folder=root / "frames", mode=mode, limit_bytes=cache_gb * 1e9)
+
+
+@contextlib.contextmanager
+def work_folder(
+    stage: str, *, out: Path, settings: Mapping[str, object], inputs: Sequence[Path], fresh: bool = False
+) -> Iterator[Path]:
+    """Hold the stage's work folder, emptied where it belongs to other settings, inputs or code.
+
+    Work folders of the run's other stages are removed, but for the rows of the logit store.
+
+    Args:
+        stage: name of the stage and of its module.
+        out: an out of the stage; names the run's folder.
+        settings: every parameter that the result depends on.
+        inputs: files that the result depends on.
+        fresh: start anew.
+
+    Raises:
+        ValueError: an input is missing.
+    """
+    root = work_root(out)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / stage
+    with _locked(root / f"{stage}.lock"):
+        _remove_others(root, keep=stage)
+        key = work_key(stage, settings=settings, inputs=inputs)
+        key_file = folder / "key"
+        if fresh or not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        if not key_file.exists():
+            with replacing(key_file) as partial:
+                partial.write_text(key, encoding="utf-8")
+        yield folder
+
+
+def work_key(stage: str, *, settings: Mapping[str, object], inputs: Sequence[Path]) -> str:
+    """A hash of everything that a stage's result depends on: settings, inputs, code and versions."""
+    for path in inputs:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; run the stage that writes it, or `dvc repro`")
+    parts = {
+        "settings": dict(settings),
+        "inputs": {path.name: sha256_of(path) for path in inputs},
+        "code": {str(path.name): sha256_of(path) for path in source_files(f"stages.{stage}")},
+        "versions": [torch.__version__, np.__version__, av_version(), sys.version],
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def source_files(module: str) -> list[Path]:
+    """The project's own files that a module imports, directly or not, itself included.
+
+    config.py is left out: it only names and checks parameters, and their values are hashed themselves.
+    """
+    base = Path(__file__).parents[2]
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = base / Path(*name.split(".")).with_suffix(".py")
+        if name in found or name == "pipeline.config" or not path.is_file():
+            continue
+        found[name] = path
+        waiting.extend(_imported(path))
+    return [found[name] for name in sorted(found)]
+
+
+def clean(run_folder: Path) -> int:
+    """Remove all unfinished work and caches of a run; returns the bytes freed."""
+    root = work_root(run_folder / "any")
+    freed = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    shutil.rmtree(root, ignore_errors=True)
+    return freed
+
+
+def _imported(path: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
+    return [name for name in names if name.split(".")[0] in OURS]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock; wait for another process that does the same stage, and say which."""
+    with path.open("a+", encoding="utf-8") as file:
+        if not _try_lock(file):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            print(
+                f"{path}: process {holder} is doing this stage already; waiting for it "
+                f"(stop it with `kill {holder}`, its finished work is kept)",
+                file=sys.stderr,
+                flush=True,
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_others(root: Path, *, keep: str) -> None:
+    for folder in root.iterdir():
+        if folder.is_dir() and folder.name != keep and folder.name not in LASTING:
+            with (root / f"{folder.name}.lock").open("a") as lock:
+                if _try_lock(lock):
+                    shutil.rmtree(folder, ignore_errors=True)

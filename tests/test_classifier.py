@@ -1,0 +1,208 @@
+"""Classifiers by name: their first weights, pretrained trunks, refusals."""
+
+import hashlib
+import random
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.models.classifier import TRUNKS, build_classifier, load_trunk, read_state_dict
+from pipeline.models.r2plus1d import r2plus1d_tiny
+from pipeline.models.temporal_attention import AverageHead, TemporalAttention
+
+
+def build(name="r2plus1d_tiny", **options):
+    defaults = {"num_classes": 6, "num_frames": 8, "head_dropout": 0.5, "seed": 3}
+    return build_classifier(name, **(defaults | options))
+
+
+def same(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first) and first.keys() == second.keys()
+
+
+def copy_state(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+@pytest.fixture
+def pretrained():
+    torch.manual_seed(17)
+    state = r2plus1d_tiny().state_dict()
+    return state | {"fc.weight": torch.randn(359, 112), "fc.bias": torch.randn(359)}
+
+
+@pytest.mark.parametrize("head", ["attention", "average"])
+def test_classifier_maps_views_to_one_row_of_logits_each(head):
+    logits = build(head=head)(torch.randn(2, 3, 8, 32, 32))
+    assert logits.shape == (2, 6)
+    assert logits.dtype == torch.float32
+
+
+def test_first_weights_are_a_function_of_the_seed_alone():
+    torch.manual_seed(1)
+    first = build().state_dict()
+    torch.manual_seed(2)
+    torch.rand(5)
+    second = build().state_dict()
+    assert same(first, second)
+    other = build(seed=4).state_dict()
+    assert not torch.equal(first["trunk.stem.0.weight"], other["trunk.stem.0.weight"])
+    assert not torch.equal(first["head.position"], other["head.position"])
+
+
+def test_building_leaves_the_global_generator_alone():
+    torch.manual_seed(1)
+    wanted = torch.rand(4)
+    torch.manual_seed(1)
+    build()
+    assert torch.equal(torch.rand(4), wanted)
+
+
+def test_both_heads_of_a_seed_share_the_trunk():
+    attention, average = build(head="attention"), build(head="average")
+    assert same(attention.trunk.state_dict(), average.trunk.state_dict())
+    assert isinstance(attention.head, TemporalAttention)
+    assert isinstance(average.head, AverageHead)
+
+
+def test_options_reach_the_layers():
+    classifier = build(bn_momentum=0.9, keep_probability=0.8, head_dropout=0.3, num_frames=16)
+    norms = [module for module in classifier.modules() if isinstance(module, nn.BatchNorm3d)]
+    assert {norm.momentum for norm in norms} == {0.9}
+    assert classifier.head.keep_probability == 0.8
+    assert classifier.head.classifier_dropout.p == 0.3
+    assert classifier.head.num_tokens == classifier.trunk.num_time_tokens(16)
+    assert build(head="average", head_dropout=0.3).head.classifier_dropout.p == 0.3
+
+
+def test_papers_classifier_has_the_published_number_of_weights():
+    for classes, count in ((11, 66_655_122), (48, 66_674_103)):
+        with torch.device("meta"):
+            model = build("r2plus1d_34", num_classes=classes, num_frames=64, head_dropout=0.8)
+        assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_every_weight_of_the_tiny_classifier_learns():
+    classifier = build(num_frames=16, head_dropout=0.0)
+    classifier(torch.randn(2, 3, 16, 32, 32)).square().sum().backward()
+    still = [name for name, p in classifier.named_parameters() if p.grad is None or not p.grad.any()]
+    # softmax does not see what is added to every key's score
+    assert still in ([], ["head.attention.key.bias"])
+
+
+def test_unknown_names_and_impossible_numbers_are_refused():
+    known = ", ".join(TRUNKS)
+    with pytest.raises(ValueError, match=f"unknown name 'resnet'; known names are {known}"):
+        build("resnet")
+    with pytest.raises(ValueError, match="head: unknown name 'max'; known names are attention, average"):
+        build(head="max")
+    with pytest.raises(ValueError, match="num_classes: found 0, wanted at least 1"):
+        build(num_classes=0)
+    with pytest.raises(ValueError, match="num_frames: found 0, wanted at least 1"):
+        build(num_frames=0)
+    with pytest.raises(ValueError, match=r"head_dropout: found 1\.5, wanted a number in \[0, 1\]"):
+        build(head_dropout=1.5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_pretrained_trunk_is_loaded_and_the_head_kept(tmp_path, pretrained, suffix):
+    path = tmp_path / f"weights{suffix}"
+    save_file(pretrained, path) if suffix == ".safetensors" else torch.save(pretrained, path)
+    classifier = build()
+    head = copy_state(classifier.head)
+    sha256 = load_trunk(classifier, path)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(
+        {k: v for k, v in pretrained.items() if not k.startswith("fc.")}, classifier.trunk.state_dict()
+    )
+    assert same(head, classifier.head.state_dict())
+
+
+def test_old_form_of_torch_save_is_read(tmp_path, pretrained):
+    path = tmp_path / "weights.pth"
+    torch.save(pretrained, path, _use_new_zipfile_serialization=False)
+    assert same(pretrained, read_state_dict(path)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.update({"layer2.0.conv1.0.0.weight": torch.zeros(1, 2, 1, 3, 3)}),
+            r"weights\.pth: layer2\.0\.conv1\.0\.0\.weight: found shape \(1, 2, 1, 3, 3\), wanted \(32, 16, ",
+        ),
+        (
+            lambda state: state.pop("stem.3.weight"),
+            r"stem\.3\.weight: found no such entry, wanted shape \(16, ",
+        ),
+        (
+            lambda state: state.update({"layer5.0.weight": torch.zeros(2)}),
+            r"layer5\.0\.weight: found shape \(2,\), wanted no such entry; choose the backbone",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_by_their_first_differing_entry(
+    tmp_path, pretrained, change, message
+):
+    path = tmp_path / "weights.pth"
+    change(pretrained)
+    torch.save(pretrained, path)
+    classifier = build()
+    before = copy_state(classifier)
+    with pytest.raises(ValueError, match=message):
+        load_trunk(classifier, path)
+    assert same(before, classifier.state_dict())
+
+
+def test_weights_cut_or_altered_anywhere_are_refused_or_read_as_tensors(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.arange(50.0), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for size in range(0, len(data), 7):
+        path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match=f"found {size} bytes that do not load"):
+            read_state_dict(path)
+    rng = random.Random(0)
+    for _ in range(300):
+        broken = bytearray(data)
+        broken[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(broken)
+        try:
+            state, _ = read_state_dict(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017 - either outcome is right, another exception is not
+        else:
+            assert all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_cut_files_of_the_present_forms_are_refused(tmp_path, pretrained, suffix):
+    path = tmp_path / f"weights{suffix}"
+    save_file(pretrained, path) if suffix == ".safetensors" else torch.save(pretrained, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(
+        ValueError, match=r"do not load .*, wanted a state dict: tensors by name; fetch the file"
+    ):
+        load_trunk(build(), path)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {"epoch": 3}, torch.zeros(2)])
+def test_other_objects_than_state_dicts_are_refused(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"weights\.pth: found a \w+ .*wanted a state dict"):
+        read_state_dict(path)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(2), "b": random.Random}, path)
+    with pytest.raises(ValueError, match="do not load"):
+        read_state_dict(path)
+
+
+def test_missing_file_is_an_os_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        load_trunk(build(), tmp_path / "absent.pth")
