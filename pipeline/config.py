@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 Section = TypeVar("Section")
 
@@ -380,8 +381,9 @@ def read_params(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run `dlkdd use demo` or work in the repository's root")
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # YAML 1.2 as DVC reads it: with 1.1, `on` would be a truth value and 1e-3 a string.
+        params = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is no YAML ({error}); mend it, or write it anew with `dlkdd use`") from error
     if not isinstance(params, dict):
         raise ValueError(f"{path}: found {type(params).__name__}, wanted a mapping of sections")

@@ -1,12 +1,14 @@
 """What `dlkdd use` writes into params.yaml: complete sets of parameters, nothing left to defaults."""
 
 import hashlib
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from pipeline.clips.files import replacing
 from pipeline.clips.lists import class_names_of, read_class_names, read_list
@@ -217,7 +219,7 @@ def override(params: Params, assignments: Sequence[str]) -> Params:
         if section not in SECTION_TYPES or key not in params[section]:
             known = ", ".join(params[section]) if section in SECTION_TYPES else ", ".join(SECTION_TYPES)
             raise ValueError(f"--set {assignment}: unknown key '{section}.{key}'; known are {known}")
-        value = yaml.safe_load(text)
+        value = YAML(typ="safe", pure=True).load(text)
         params[section][key] = float(value) if isinstance(params[section][key], float) and _is_number(value) else value
     return params
 
@@ -232,7 +234,7 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
         parse(kind, params[section], where=section)
     if path.exists() and not force and is_edited(path):
         raise ValueError(f"{path}: was edited since `dlkdd use` wrote it; keep a copy, then add --force to replace it")
-    body = yaml.safe_dump(dict(params), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    body = _as_yaml(params)
     header = f"# Written by `dlkdd use {name}`; what each key means: pipeline/config.py. Edit freely.\n"
     with replacing(path) as partial:
         partial.write_text(f"{header}# sha256 {_digest(body)}\n{body}", encoding="utf-8")
@@ -242,6 +244,25 @@ def is_edited(path: Path) -> bool:
     """Whether a params.yaml differs from what `dlkdd use` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return len(lines) < 2 or lines[1] != f"# sha256 {_digest(''.join(lines[2:]))}\n"
+
+
+def _as_yaml(params: Mapping[str, Any]) -> str:
+    """Mappings in blocks, lists on one line."""
+
+    def styled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: styled(part) for key, part in value.items()}
+        if isinstance(value, list):
+            sequence = CommentedSeq(value)
+            sequence.fa.set_flow_style()
+            return sequence
+        return value
+
+    writer, buffer = YAML(), io.StringIO()
+    writer.width = 110
+    writer.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    writer.dump(styled(params), buffer)
+    return buffer.getvalue()
 
 
 def _digest(body: str) -> str:

@@ -13,7 +13,7 @@ from pipeline.clips.files import sha256_of
 from pipeline.clips.views import pixel_crc32
 from pipeline.config import ComputeConfig, LogitsConfig
 from pipeline.distillation.fingerprint import fingerprint, provenance
-from pipeline.distillation.logit_store_format import Block, BlockRange, ClipTable, StoreSpec, block_ranges
+from pipeline.distillation.logit_store import Block, BlockRange, ClipTable, StoreSpec, block_ranges
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
 from pipeline.enhancers.enhanced_frames import open_teacher_frames
 from pipeline.inference.loading import load_recogniser

@@ -39,7 +39,7 @@ def run(out: Path, *, config: RenderConfig, work: Path | None = None) -> None:
     counts = {"train": config.train_clips_per_class, "test": config.test_clips_per_class}
     records = {}
     for subset, count in counts.items():
-        lines = []
+        lines: list[str] = []
         # By number first: a stopped run has clips of every class to look at.
         specs = [draw_clip(config.seed, subset, name, number) for number in range(count) for name in CLASS_NAMES]
         for spec in sorted(specs, key=lambda spec: CLASS_NAMES.index(spec.class_name)):

@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from pipeline.distillation import logit_store_check
-from pipeline.distillation.logit_store import Block, ClipTable, LogitStore, StoreSpec, block_ranges, verify, verify_in_child
+from pipeline.distillation.logit_store import (
+    Block,
+    ClipTable,
+    LogitStore,
+    StoreSpec,
+    block_ranges,
+    verify,
+    verify_in_child,
+)
 from pipeline.distillation.logit_store_layout import COLUMNS, GROUPS
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
 
@@ -156,13 +164,17 @@ def test_changing_a_row_does_not_change_the_store(sound, spec):
     assert store.row(spec.clips.ids[0], 0).logits.any()
 
 
-@pytest.mark.parametrize(("clip", "view"), [("videos/none.mp4", 0), ("videos/ü 00000.mp4", 3), ("videos/ü 00000.mp4", -1)])
+@pytest.mark.parametrize(
+    ("clip", "view"), [("videos/none.mp4", 0), ("videos/ü 00000.mp4", 3), ("videos/ü 00000.mp4", -1)]
+)
 def test_unknown_row_is_refused_by_name(sound, clip, view):
     with pytest.raises(ValueError, match=rf"no row of clip '{clip}', view {view}"):
         LogitStore.open(sound).row(clip, view)
 
 
-@pytest.mark.parametrize("altered", [{"teacher": "abd"}, {"view_size": 111}, {"gamma": 0.25}, {"enhance_view": 1}, {"new": 1}])
+@pytest.mark.parametrize(
+    "altered", [{"teacher": "abd"}, {"view_size": 111}, {"gamma": 0.25}, {"enhance_view": 1}, {"new": 1}]
+)
 def test_each_altered_fingerprint_field_is_refused_by_name(sound, spec, altered):
     store = LogitStore.open(sound)
     store.require(**spec.fingerprint)
@@ -236,10 +248,8 @@ def test_layout_is_the_stated_one(sound):
 
 def test_nothing_in_the_file_tells_the_time(sound):
     with h5py.File(sound) as file:
-        for column in COLUMNS:
-            assert not file[column.path].id.get_create_plist().get_obj_track_times()
-        for path in ("/", *GROUPS):
-            assert not file[path].id.get_create_plist().get_obj_track_times() or h5o_has_no_time(file[path])
+        for path in [*GROUPS, *(column.path for column in COLUMNS)]:
+            assert h5py.h5g.get_objinfo(file.id, path.encode()).mtime == 0
 
 
 def test_default_leads_a_viewer_to_plots_with_numeric_axes(sound):
@@ -256,12 +266,12 @@ def test_default_leads_a_viewer_to_plots_with_numeric_axes(sound):
 
 
 @pytest.mark.skipif(shutil.which("h5dump") is None, reason="h5dump (hdf5-tools) is not installed")
-def test_h5dump_prints_header_and_text(sound, spec):
+def test_h5dump_prints_header_and_text(sound):
     header = subprocess.run(["h5dump", "-H", sound], capture_output=True, text=True, check=True).stdout
     assert 'DATASET "frame_indices"' in header
     assert "H5T_CSET_UTF8" in header
     ids = subprocess.run(["h5dump", "-d", "/clips/id", sound], capture_output=True, text=True, check=True).stdout
-    assert spec.clips.ids[3] in ids
+    assert '00003.mp4"' in ids  # h5dump escapes the letters before, which are not ASCII
     assert "\\000" not in ids
 
 
@@ -285,16 +295,21 @@ def test_overhead_stays_within_its_bound(tmp_path, frames):
 
 
 def test_summary_is_the_hand_computed_one(tmp_path):
-    labels = np.array([0, 1, 1], np.int32)
-    spec = replace(make_spec(), class_names=("a", "b", "c"), num_views=2, frames_per_view=1)
-    clips = replace(spec.clips, ids=spec.clips.ids[:3], labels=labels, num_frames=labels + 1, sha256=spec.clips.sha256[:3])
-    spec = replace(spec, clips=clips)
-    rows = dict(
-        frame_indices=np.zeros((3, 1), np.int32),
-        crop=np.ones((3, 4), np.int32),
-        flip=np.zeros(3, bool),
-        pixel_crc32=np.zeros(3, np.uint32),
+    labels, hashes = np.array([0, 1, 1], np.int32), make_spec().clips.sha256[:3]
+    spec = StoreSpec(
+        class_names=("a", "b", "c"),
+        clips=ClipTable(ids=("x", "y", "z"), labels=labels, num_frames=labels + 1, sha256=hashes),
+        num_views=2,
+        frames_per_view=1,
+        fingerprint={},
+        provenance={},
     )
+    rows = {
+        "frame_indices": np.zeros((3, 1), np.int32),
+        "crop": np.ones((3, 4), np.int32),
+        "flip": np.zeros(3, bool),
+        "pixel_crc32": np.zeros(3, np.uint32),
+    }
     with ShardWriter(tmp_path / "shard", spec, 3) as shard:
         # view 0: a right, b right, b taken for c; view 1: undecided (the first class, right), b right, b taken for a
         shard.write(0, Block(logits=np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9]], np.float32), **rows))
@@ -404,7 +419,7 @@ def check_resumable(path, spec, acknowledged):
 
 
 def test_kill_before_and_after_every_flush_loses_no_acknowledged_block(tmp_path):
-    spec = make_spec(num_clips=20, num_views=1)
+    spec = make_spec(num_clips=12, num_views=1)
     wanted = write_store(tmp_path, spec).read_bytes()
     for after in (False, True):
         for point in itertools.count():
@@ -415,9 +430,10 @@ def test_kill_before_and_after_every_flush_loses_no_acknowledged_block(tmp_path)
             assert code == -signal.SIGKILL
             check_resumable(shard, spec, acknowledged)
             write_all(shard, spec, lambda number: None)
-            publish(tmp_path / "resumed.h5", spec, [shard], minimum_top1=0.3)
-            assert (tmp_path / "resumed.h5").read_bytes() == wanted
-        assert point >= 12  # creating: fsync, rename, fsync; each of three blocks: flush, flush, fsync; closing
+            if after:  # the shards of the first pass differ in nothing but the point of the kill
+                publish(tmp_path / "resumed.h5", spec, [shard], minimum_top1=0.3)
+                assert (tmp_path / "resumed.h5").read_bytes() == wanted
+        assert point >= 11  # creating: fsync, rename, fsync; two blocks: flush, flush, fsync; closing: flush, fsync
 
 
 def test_kill_at_random_loses_no_acknowledged_block(tmp_path):
@@ -425,7 +441,7 @@ def test_kill_at_random_loses_no_acknowledged_block(tmp_path):
     rng = np.random.default_rng(0)
     shard, kept = tmp_path / "shard", set()
     for _ in range(12):
-        code, acknowledged = in_child(
+        _, acknowledged = in_child(
             killed_at, -1, False, lambda ack: write_all(shard, spec, ack), kill_after_sec=rng.uniform(0.01, 0.08)
         )
         kept |= acknowledged
@@ -527,7 +543,9 @@ def test_changed_shard_row_is_found(tmp_path, spec):
         file["logits"][9, 2] += 1
     with (
         ShardWriter(shard, spec, BLOCK_ROWS) as writer,
-        pytest.raises(ValueError, match=r"1 rows that do not match their crc32, the first one clip 'videos/ü 00009.mp4'"),
+        pytest.raises(
+            ValueError, match=r"1 rows that do not match their crc32, the first one clip 'videos/ü 00009.mp4'"
+        ),
     ):
         writer.read(1)
     with pytest.raises(ValueError, match="do not match their crc32"):
@@ -598,7 +616,9 @@ def test_wrong_dtype_is_refused(tmp_path, spec):
 def test_missing_rows_are_counted_and_the_first_is_named(tmp_path, spec):
     spans = block_ranges(spec, BLOCK_ROWS)
     shard = write_shard(tmp_path / "shard", spec, spans[:6] + spans[7:14])
-    with pytest.raises(ValueError, match=r"found 13 of 111 rows missing, the first one clip 'videos/ü 00008.mp4', view 1"):
+    with pytest.raises(
+        ValueError, match=r"found 13 of 111 rows missing, the first one clip 'videos/ü 00008.mp4', view 1"
+    ):
         publish(tmp_path / "store.h5", spec, [shard], minimum_top1=0)
     with pytest.raises(ValueError, match="shards: found none"):
         publish(tmp_path / "store.h5", spec, [], minimum_top1=0)
@@ -663,7 +683,7 @@ def test_spec_refuses_what_the_format_cannot_hold(spec, change, message):
 # Damage and foreign files
 
 
-def test_every_flipped_byte_of_a_row_is_found(copy, sound):
+def test_flipped_bytes_of_rows_are_all_found(copy, sound):
     with h5py.File(sound) as file:
         spots = []
         for column in COLUMNS:
@@ -672,13 +692,14 @@ def test_every_flipped_byte_of_a_row_is_found(copy, sound):
                 spots += [chunk.byte_offset + i for chunk in chunks for i in range(chunk.size)]
     content = sound.read_bytes()
     rng = np.random.default_rng(0)
-    for spot in rng.choice(spots, 80, replace=False).tolist():
+    for number, spot in enumerate(rng.choice(spots, 60, replace=False).tolist()):
         damaged = bytearray(content)
         damaged[spot] ^= 1 << int(rng.integers(8))
         copy.write_bytes(damaged)
         assert verify(copy) != [], spot
-        with pytest.raises(ValueError, match=r"copy.h5: .*run the logits stage again"):
-            LogitStore.open(copy)
+        if number % 5 == 0:
+            with pytest.raises(ValueError, match=r"copy.h5: .*run the logits stage again"):
+                LogitStore.open(copy)
 
 
 def test_flipped_byte_of_a_clip_id_is_found(copy, sound):
@@ -694,12 +715,15 @@ def test_swapped_rows_are_found_even_with_a_fitting_content_hash(copy, spec, col
         file[column][3:5] = file[column][3:5][::-1]
     rehash(copy)
     problems = verify(copy)
-    assert "/rows/row_crc32: found 2 rows that do not match it, the first is row 3 (clip 'videos/ü 00003.mp4', view 0)" in problems
-    with pytest.raises(ValueError, match="clip 'videos/ü 00003.mp4', view 0: row does not match its crc32"):
+    assert (
+        "/rows/row_crc32: found 2 rows that do not match it, the first is row 3 (clip 'videos/ü 00003.mp4', view 0)"
+        in problems
+    )
+    with pytest.raises(ValueError, match=r"clip 'videos/ü 00003\.mp4', view 0: row does not match its crc32"):
         LogitStore.open(copy).row(spec.clips.ids[3], 0)
 
 
-def test_renamed_clips_are_found_even_with_a_fitting_content_hash(copy):
+def test_changed_label_is_found_even_with_a_fitting_content_hash(copy):
     with h5py.File(copy, "r+") as file:
         labels = file["clips/label"][:]
         labels[0] = (labels[0] + 1) % 5
@@ -760,18 +784,26 @@ FOREIGN = {
     "/rows/view: found a soft or external link": soft_link,
     "/logits: found data of another file": virtual_dataset,
     "/summary/by_view/top1: found data of another file": external_storage,
-    r"/views/crop: found the filters \[1\], wanted \[3\]": lambda f: replace_dataset(f, "views/crop", compression="gzip"),
+    r"/views/crop: found the filters \[1\], wanted \[3\]": lambda f: replace_dataset(
+        f, "views/crop", compression="gzip"
+    ),
     "/rows/clip: found the type object": object_references,
-    "/logits: found the type float64": lambda f: replace_dataset(f, "logits", data=f["logits"][:].astype("f8"), fletcher32=True),
+    "/logits: found the type float64": lambda f: replace_dataset(
+        f, "logits", data=f["logits"][:].astype("f8"), fletcher32=True
+    ),
     "/class_names: found the type": lambda f: replace_dataset(f, "class_names", data=np.array([b"abcd"] * 5)),
-    r"/views/flip: found the shape \(110,\)": lambda f: replace_dataset(f, "views/flip", data=f["views/flip"][:110], fletcher32=True),
+    r"/views/flip: found the shape \(110,\)": lambda f: replace_dataset(
+        f, "views/flip", data=f["views/flip"][:110], fletcher32=True
+    ),
     "/logits: found 0 bytes stored": unwritten_rows,
     "/views/crop: found none, wanted a dataset": lambda f: f.move("views/crop", "views/box"),
     "/extra: found an object that the format does not know": lambda f: f.create_group("extra"),
     "format: found None": lambda f: f.attrs.pop("format"),
     "format_version: found 2, wanted 1": lambda f: f.attrs.modify("format_version", 2),
     "complete: found it unset": lambda f: f.attrs.modify("complete", False),
-    "attribute: found Reference, wanted a plain scalar": lambda f: f.attrs.create("fingerprint_x", f.ref, dtype=h5py.ref_dtype),
+    "attribute: found Reference, wanted a plain scalar": lambda f: f.attrs.create(
+        "fingerprint_x", f.ref, dtype=h5py.ref_dtype
+    ),
     "content_sha256: found": lambda f: f.attrs.modify("fingerprint_teacher", "other"),
 }
 
@@ -810,10 +842,10 @@ def test_truncated_file_is_refused(copy, size):
 
 
 def test_missing_file_and_other_formats_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.h5: found no file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.h5: found no file"):
         LogitStore.open(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("logits" * 1000)
-    with pytest.raises(OSError, match="text.h5: cannot be opened as HDF5"):
+    with pytest.raises(OSError, match=r"text\.h5: cannot be opened as HDF5"):
         LogitStore.open(tmp_path / "text.h5")
 
 
@@ -823,3 +855,14 @@ def test_untrusted_file_is_opened_in_a_child_first(copy, spec):
     os.truncate(copy, 5000)
     with pytest.raises(ValueError, match="cannot be opened as HDF5"):
         LogitStore.open(copy, untrusted=True)
+
+
+class Crash:
+    """Ends the process that unpickles it, as libhdf5 would on hostile bytes."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGSEGV,)
+
+
+def test_crash_of_the_child_is_reported():
+    assert verify_in_child(Crash()) == ["libhdf5 crashed while reading it (exit code -11)"]

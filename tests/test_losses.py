@@ -122,14 +122,10 @@ def test_logits_of_a_thousand_keep_the_divergence_finite():
 
 
 def test_bfloat16_logits_are_compared_in_float32():
-    student, _, teacher = (
-        tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in example()
-    )
+    student, _, teacher = (tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in example())
     loss = distillation_loss(student, teacher, 5.0)
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(
-        distillation_loss(student.double(), teacher.double(), 5.0).item(), rel=1e-5
-    )
+    assert loss.item() == pytest.approx(distillation_loss(student.double(), teacher.double(), 5.0).item(), rel=1e-5)
 
 
 def test_weight_zero_gives_the_baselines_gradients_bit_for_bit_whatever_the_teacher_says():
@@ -146,9 +142,7 @@ def test_squared_temperature_turns_the_papers_weight_of_0_06_into_1_5():
     # close logits: the force on them, compared with that of temperature 1, as the documentation says
     _, _, teacher = example()
     teacher = 0.01 * teacher
-    offset = 1e-4 * torch.randn(
-        teacher.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    offset = 1e-4 * torch.randn(teacher.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def force(temperature):
         student = (teacher + offset).requires_grad_(True)
@@ -197,9 +191,7 @@ def test_distillation_refuses_a_temperature_that_is_not_positive(temperature):
 
 def test_distillation_refuses_a_teacher_of_other_classes():
     student, _, teacher = example()
-    with pytest.raises(
-        ValueError, match=r"teacher_logits: found shape \(5, 6\), wanted the student's \(5, 7\)"
-    ):
+    with pytest.raises(ValueError, match=r"teacher_logits: found shape \(5, 6\), wanted the student's \(5, 7\)"):
         distillation_loss(student, teacher[:, :6], 5.0)
 
 

@@ -36,10 +36,10 @@ def test_18_layers_load_torchvisions_weights_strictly_and_give_its_outputs():
         if isinstance(module, nn.BatchNorm3d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
-    ours = r2plus1d_18().eval()
-    ours.load_state_dict(
-        {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}, strict=True
-    )
+    with torch.device("meta"):  # spares drawing weights that are replaced
+        ours = r2plus1d_18().eval()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+    ours.load_state_dict(state, strict=True, assign=True)
     x = torch.randn(2, 3, 9, 24, 20)
     with torch.no_grad():
         found = ours(x)
@@ -62,9 +62,7 @@ def test_18_layers_load_torchvisions_weights_strictly_and_give_its_outputs():
     ids=str,
 )
 @pytest.mark.parametrize("shape", [(2, 6, 5, 9, 8), (2, 6, 2, 7, 7), (1, 6, 1, 6, 6)])
-def test_2d_form_of_a_convolution_equals_the_3d_one_in_outputs_and_gradients(
-    conv, padding, shape, contiguous
-):
+def test_2d_form_of_a_convolution_equals_the_3d_one_in_outputs_and_gradients(conv, padding, shape, contiguous):
     x = torch.randn(shape)
     if not contiguous:
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -161,11 +159,11 @@ def test_tiny_keeps_every_fourth_step_in_time():
 
 @pytest.mark.parametrize("build", [r2plus1d_tiny, r2plus1d_18])
 def test_counted_time_tokens_and_strides_are_those_of_the_features(build):
-    trunk = build().eval()
+    with torch.device("meta"):  # shapes without arithmetic
+        trunk = build().eval()
     time_stride, space_stride = trunk.strides
-    for frames in (1, 2, 3, 4, 7, 8, 9, 16, 17):
-        with torch.no_grad():
-            shape = trunk(torch.randn(1, 3, frames, 20, 36)).shape
+    for frames in (1, 2, 7, 9, 16):
+        shape = trunk(torch.empty(1, 3, frames, 20, 36, device="meta")).shape
         wanted = -(-frames // time_stride), -(-20 // space_stride), -(-36 // space_stride)
         assert tuple(shape) == (1, trunk.feature_channels, *wanted)
         assert trunk.num_time_tokens(frames) == shape[2]
@@ -209,9 +207,10 @@ def test_memory_layout_of_the_input_changes_nothing_and_the_features_stay_channe
 
 
 def test_first_convolutions_keep_the_variance_of_the_gradient():
-    weight = r2plus1d_18().layer4[1].conv2[0][0].weight  # (1152, 512, 1, 3, 3)
-    # Kaiming, fan out, ReLU: 2 / (1152 * 9); 5.3 million draws
-    assert weight.var().item() == pytest.approx(2 / (1152 * 9), rel=0.01)
+    weight = r2plus1d_tiny().layer4[0].conv2[0][0].weight
+    assert weight.shape == (112, 112, 1, 3, 3)
+    # Kaiming, fan out, ReLU: 2 / (112 * 9); 112,896 draws give the variance to 0.4 %
+    assert weight.var().item() == pytest.approx(2 / (112 * 9), rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 32, 32), (2, 8, 3, 32, 32)])

@@ -63,9 +63,7 @@ def test_head_equals_the_plain_formulas():
     found = head.double()(features().double())
     torch.testing.assert_close(found, plain_head(head, features()), rtol=0, atol=1e-12)  # float64 rounding
     in_float32 = head.float()(features())
-    torch.testing.assert_close(
-        in_float32.double(), found, rtol=1e-5, atol=1e-5
-    )  # float32 rounding, sums of 64
+    torch.testing.assert_close(in_float32.double(), found, rtol=1e-5, atol=1e-5)  # float32 rounding, sums of 64
 
 
 def test_hidden_keys_leave_the_attention_of_every_query(monkeypatch):
@@ -117,9 +115,7 @@ def test_hiding_almost_every_token_leaves_only_the_class_token():
     found = head(features())
     # the class token sees itself alone, so all clips look alike
     assert torch.equal(found, head(features().flip(0) * 7))
-    torch.testing.assert_close(
-        found.double(), plain_head(head, features(), hidden=(1, 2, 3, 4)), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(found.double(), plain_head(head, features(), hidden=(1, 2, 3, 4)), rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_are_kept_with_the_wanted_probability_and_the_class_token_always():

@@ -49,18 +49,14 @@ def test_official_weights_brighten_a_ramp_as_published(official):
     with torch.no_grad():
         enhanced = official(ramp)
     assert enhanced.mean().item() == pytest.approx(0.635623, abs=2e-6)  # six digits were written down
-    torch.testing.assert_close(
-        enhanced[0, :, 0, 0], torch.tensor([0.0, 0.5199069, 0.8496198]), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(enhanced[0, :, 0, 0], torch.tensor([0.0, 0.5199069, 0.8496198]), rtol=0, atol=1e-6)
 
 
 def test_official_weights_brighten_a_constant_as_published(official):
     with torch.no_grad():
         enhanced = official(torch.full((1, 3, 16, 16), 0.1))
     assert enhanced.mean().item() == pytest.approx(0.450015, abs=2e-6)
-    torch.testing.assert_close(
-        enhanced[0, :, 8, 8], torch.tensor([0.4586315, 0.4739174, 0.4663206]), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(enhanced[0, :, 8, 8], torch.tensor([0.4586315, 0.4739174, 0.4663206]), rtol=0, atol=1e-6)
 
 
 def test_official_weights_are_those_of_the_published_sums(official):
@@ -160,9 +156,7 @@ def test_weights_of_zero_dce_plus_plus_are_refused_by_the_differing_entry(tmp_pa
     }
     path = tmp_path / "Epoch99.pth"
     torch.save(names, path)
-    with pytest.raises(
-        ValueError, match=r"e_conv1\.weight: found no such entry, wanted shape \(32, 3, 3, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"e_conv1\.weight: found no such entry, wanted shape \(32, 3, 3, 3\)"):
         load_official(path)
 
 
@@ -171,9 +165,7 @@ def test_weights_of_another_width_are_refused_by_the_differing_shape(tmp_path):
     state["e_conv7.weight"], state["e_conv7.bias"] = torch.zeros(3, 64, 3, 3), torch.zeros(3)
     path = tmp_path / "Epoch99.pth"
     torch.save(state, path)
-    with pytest.raises(
-        ValueError, match=r"e_conv7\.weight: found shape \(3, 64, 3, 3\), wanted \(24, 64, 3, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"e_conv7\.weight: found shape \(3, 64, 3, 3\), wanted \(24, 64, 3, 3\)"):
         load_official(path)
 
 

@@ -52,7 +52,8 @@ class CachedFrames:
     def frames(self, clip: Clip, indices: Sequence[int] | None) -> Frames:
         """Read from the cache, and fill it where the clip is not there yet; see FrameSource."""
         stored: Frames = np.load(self.fill(clip), mmap_mode="r")
-        return np.ascontiguousarray(stored) if indices is None else stored[list(indices)]
+        # Copied out of the read-only map: tensors made from it must be writable.
+        return np.array(stored if indices is None else stored[list(indices)])
 
     def fill(self, clip: Clip) -> Path:
         """Keep a clip's frames if they are not there yet; gives their file."""

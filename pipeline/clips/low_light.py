@@ -8,7 +8,6 @@ Images for Learned Raw Denoising).
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clips.files import replacing
 from pipeline.clips.video import VIDEO_SUFFIXES, Frames, decode, probe, write_video
 
 Codes = NDArray[np.uint16]
@@ -66,9 +66,7 @@ class LowLight:
                 "use 8 to 16 bits and a level in [0, 1)"
             )
         if min(self.white_balance) < 1 or self.toe < 1:
-            raise ValueError(
-                f"low light: white_balance is {self.white_balance} and toe {self.toe}; use values >= 1"
-            )
+            raise ValueError(f"low light: white_balance is {self.white_balance} and toe {self.toe}; use values >= 1")
 
 
 def draw_low_light(rng: np.random.Generator, exposure_ev: float) -> LowLight:
@@ -238,23 +236,17 @@ def _find_videos(root: Path, out: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"{root}: is no folder; name the folder that holds the lit videos")
     if out.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            f"{out}: lies inside {root}, so it would be darkened again; write to a folder outside"
-        )
+        raise ValueError(f"{out}: lies inside {root}, so it would be darkened again; write to a folder outside")
     sources: dict[str, Path] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() not in VIDEO_SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         name = path.relative_to(root).with_suffix(".mp4").as_posix()
         if name in sources:
-            raise ValueError(
-                f"{path}: would be written as {name}, as {sources[name]} is; rename one of the two"
-            )
+            raise ValueError(f"{path}: would be written as {name}, as {sources[name]} is; rename one of the two")
         sources[name] = path
     if not sources:
-        raise ValueError(
-            f"{root}: holds no video; wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}"
-        )
+        raise ValueError(f"{root}: holds no video; wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}")
     return sources
 
 
@@ -278,11 +270,6 @@ def _record_settings(path: Path, settings: dict[str, Any], cameras: dict[str, Lo
                 f"{path}: the folder was darkened with {found}, now {settings} are asked for; "
                 "use another folder or remove this one"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings, "videos": {name: asdict(camera) for name, camera in cameras.items()}}
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

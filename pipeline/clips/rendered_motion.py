@@ -15,12 +15,14 @@ Array = NDArray[np.float64]
 # ARID's order: a class's position is its label.
 CLASS_NAMES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
 
-# Degrees (thigh of either leg, knee of either leg, lean of the trunk) of postures that can be held.
+# Degrees (thigh of either leg, knee of either leg, lean of the trunk) of postures that can be held. A further one
+# is a stride that stops halfway.
 LEG_RESTS = {
     "stand": (2.0, -2.0, 4.0, 4.0, 2.0),
-    "stride": (24.0, -18.0, 10.0, 14.0, 5.0),
     "seated": (86.0, 82.0, 88.0, 84.0, 6.0),
+    "stooped": (22.0, 14.0, 36.0, 30.0, 58.0),
 }
+STRIDING, RESTS_SHARE = "striding", (0.35, 0.25, 0.15, 0.25)
 # Degrees (upper arm from hanging to forward, spread from the trunk, elbow, forearm outward).
 ARM_RESTS = {
     "hanging": (4.0, 8.0, 12.0, 0.0),
@@ -80,11 +82,8 @@ def draw_motion(class_name: str, times: Array, rng: np.random.Generator) -> Moti
 def _draw_rest(times: Array, rng: np.random.Generator) -> Motion:
     """Hold a posture, breathing and swaying a little."""
     count = len(times)
-    legs = np.array(LEG_RESTS[str(rng.choice(list(LEG_RESTS), p=(0.5, 0.2, 0.3)))])
-    legs += rng.normal(0.0, 3.0, 5)
-    arms = np.array([ARM_RESTS[str(rng.choice(list(ARM_RESTS)))] for _ in range(2)]) + rng.normal(
-        0, 6, (2, 4)
-    )
+    legs = _draw_legs(rng)
+    arms = np.array([ARM_RESTS[str(rng.choice(list(ARM_RESTS)))] for _ in range(2)]) + rng.normal(0, 6, (2, 4))
     sway = np.radians(1.5) * np.sin(2 * np.pi * (rng.uniform(0.2, 0.5) * times + rng.random()))
     held = np.radians(np.broadcast_to(arms.T[:, None, :], (4, count, 2)))
     return Motion(
@@ -103,14 +102,33 @@ def _draw_rest(times: Array, rng: np.random.Generator) -> Motion:
     )
 
 
+def _draw_legs(rng: np.random.Generator) -> Array:
+    """(5,) degrees of a posture of legs and trunk, as in LEG_RESTS."""
+    rest = str(rng.choice([*LEG_RESTS, STRIDING], p=RESTS_SHARE))
+    if rest == STRIDING:
+        thigh, knee = _stride(rng.uniform(0, 2 * np.pi, 1), rng.uniform(24.0, 40.0), rng.uniform(45.0, 85.0))
+        legs = np.array([*np.degrees(thigh[0]), *np.degrees(knee[0]), 4.0])
+    else:
+        legs = np.array(LEG_RESTS[rest])
+    return legs + rng.normal(0.0, 3.0, 5)
+
+
 def _cycle(times: Array, rng: np.random.Generator, low_hz: float, high_hz: float) -> Array:
     """(T,) phase in radians of a repeated movement, from a random start."""
     return 2 * np.pi * (rng.uniform(low_hz, high_hz) * times + rng.random())
 
 
+def _stride(phase: Array, swing: float, fold: float) -> tuple[Array, Array]:
+    """Step with both legs in turn: (T, 2) thighs swinging by `swing` and knees folding by `fold` degrees."""
+    legs = phase[:, None] + np.array([0.0, np.pi])
+    thigh = np.radians(6.0) + np.radians(swing) * np.sin(legs)
+    return thigh, np.radians(8.0) + np.radians(fold) * np.maximum(np.cos(legs), 0.0)
+
+
 def _there_and_back(phase: Array) -> Array:
     """(T,) in [0, 1]: 0, 1 and back once a turn of the phase, resting a little at both ends."""
-    return 0.5 - 0.5 * np.sin(0.5 * np.pi * np.cos(phase))
+    share: Array = 0.5 - 0.5 * np.sin(0.5 * np.pi * np.cos(phase))
+    return share
 
 
 def _between(start: float, end: float, share: Array) -> Array:
@@ -124,7 +142,8 @@ def _once(times: Array, rng: np.random.Generator, longest_sec: float) -> Array:
     taken = min(longest_sec, rng.uniform(0.55, 0.75) * duration)
     start = times[0] + (duration - taken) * rng.uniform(0.3, 0.7)
     share = np.clip((times - start) / taken, 0.0, 1.0)
-    return share * share * (3.0 - 2.0 * share)
+    smooth: Array = share * share * (3.0 - 2.0 * share)
+    return smooth
 
 
 def _drink(motion: Motion, times: Array, rng: np.random.Generator) -> None:
@@ -143,8 +162,8 @@ def _jump(motion: Motion, times: Array, rng: np.random.Generator) -> None:
     depth = rng.uniform(32.0, 44.0)
     motion.thigh = np.repeat(_between(4.0, depth, bend)[:, None], 2, axis=1)
     motion.knee = np.repeat(_between(8.0, 2.0 * depth, bend)[:, None], 2, axis=1)
-    motion.lean = _between(2.0, 22.0, bend)
-    motion.lift = rng.uniform(0.16, 0.22) * rise
+    motion.lean = _between(2.0, 34.0, bend)
+    motion.lift = rng.uniform(0.13, 0.17) * rise
     motion.arm += _between(-12.0, 22.0, rise)[:, None]
 
 
@@ -177,16 +196,9 @@ def _push(motion: Motion, times: Array, rng: np.random.Generator) -> None:
     motion.travel = 0.1 * thrust
 
 
-def _stride(motion: Motion, phase: Array, swing: float, fold: float) -> None:
-    """Step with both legs in turn, thighs swinging by `swing` and knees folding by `fold` degrees."""
-    legs = phase[:, None] + np.array([0.0, np.pi])
-    motion.thigh = np.radians(6.0) + np.radians(swing) * np.sin(legs)
-    motion.knee = np.radians(8.0) + np.radians(fold) * np.maximum(np.cos(legs), 0.0)
-
-
 def _run(motion: Motion, times: Array, rng: np.random.Generator) -> None:
     phase = _cycle(times, rng, 1.7, 2.1)
-    _stride(motion, phase, rng.uniform(30.0, 40.0), rng.uniform(60.0, 85.0))
+    motion.thigh, motion.knee = _stride(phase, rng.uniform(30.0, 40.0), rng.uniform(60.0, 85.0))
     motion.arm += np.radians(26.0) * np.sin(phase)[:, None] * np.array([-1.0, 1.0])
     motion.lift = 0.035 * (1.0 - np.cos(2.0 * phase))
     motion.travel = rng.uniform(1.3, 1.7) * times
@@ -197,7 +209,7 @@ def _sit(motion: Motion, times: Array, rng: np.random.Generator) -> None:
     motion.thigh = np.repeat(_between(2.0, 86.0, lowered)[:, None], 2, axis=1)
     motion.knee = np.repeat(_between(4.0, 88.0, lowered)[:, None], 2, axis=1)
     # The trunk leans forward on the way, or the figure would fall over.
-    motion.lean = _between(2.0, 6.0, lowered) + np.radians(26.0) * np.sin(np.pi * lowered)
+    motion.lean = _between(2.0, 6.0, lowered) + np.radians(38.0) * np.sin(np.pi * lowered)
 
 
 def _stand(motion: Motion, times: Array, rng: np.random.Generator) -> None:
@@ -207,18 +219,18 @@ def _stand(motion: Motion, times: Array, rng: np.random.Generator) -> None:
 
 
 def _turn(motion: Motion, times: Array, rng: np.random.Generator) -> None:
-    angle = rng.uniform(150.0, 210.0) * (1.0 if rng.random() < 0.5 else -1.0)
-    share = _once(times, rng, 1.4)
-    motion.turn = motion.turn + _between(0.0, angle, share)
+    # At an even rate from anywhere: a frame from the middle is as likely to be a side view as one from the end.
+    rate = rng.uniform(160.0, 210.0) * (1.0 if rng.random() < 0.5 else -1.0)
+    motion.turn = motion.turn + np.radians(rng.uniform(0.0, 360.0) + rate * times)
     steps = _cycle(times, rng, 1.6, 2.0)[:, None] + np.array([0.0, np.pi])
-    stepping = (np.maximum(np.sin(steps), 0.0) * np.sin(np.pi * share)[:, None]) * np.radians(14.0)
-    motion.thigh = np.radians(2.0) + stepping
-    motion.knee = np.radians(4.0) + 2.0 * stepping
+    stepping = np.maximum(np.sin(steps), 0.0) * np.radians(10.0)
+    motion.thigh = motion.thigh + stepping
+    motion.knee = motion.knee + 2.0 * stepping
 
 
 def _walk(motion: Motion, times: Array, rng: np.random.Generator) -> None:
     phase = _cycle(times, rng, 0.8, 1.0)
-    _stride(motion, phase, rng.uniform(24.0, 34.0), rng.uniform(45.0, 70.0))
+    motion.thigh, motion.knee = _stride(phase, rng.uniform(24.0, 34.0), rng.uniform(45.0, 70.0))
     motion.arm += np.radians(18.0) * np.sin(phase)[:, None] * np.array([-1.0, 1.0])
     motion.travel = rng.uniform(0.5, 0.7) * times
 

@@ -27,7 +27,7 @@ class Scene:
     pattern: str
     """Of the wall: plain, bricks, panels, stripes or leaves."""
     floor: Colour
-    """Of the floor; the ledge takes it too, darker."""
+    """Of the floor; the ledge takes it too, brighter."""
     things: tuple[tuple[float, float, float, float, float], ...]
     """Rectangles (left, top, width, height, brightness): shares of the picture, factor on the wall's colour."""
     light: tuple[float, float]
@@ -163,22 +163,57 @@ def paint_scene(scene: Scene, height: int, width: int) -> Image:
     Returns:
         float32 (height, 2 * width, 3), linear reflectance; shared between calls, so read-only.
     """
-    rows = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
-    columns = (np.arange(2 * width, dtype=np.float32)[None, :] + 0.5) / width
-    picture = np.float32(scene.wall) * _wall_pattern(scene, rows, columns)[..., None]
+    rows = (np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5)) / np.float32(height)
+    columns = (np.arange(2 * width, dtype=np.float32)[None, :] + np.float32(0.5)) / np.float32(width)
+    wall, ground = np.array(scene.wall, dtype=np.float32), np.array(scene.floor, dtype=np.float32)
+    picture = wall * _wall_pattern(scene, rows, columns)[..., None]
     for left, top, thing_width, thing_height, brightness in scene.things:
         inside = (rows >= top) & (rows < top + thing_height) & ((columns - left) % 2.0 < thing_width)
-        picture[inside] = np.float32(scene.wall) * np.float32(brightness)
+        picture[inside] = wall * np.float32(brightness)
     on_floor = np.broadcast_to(rows >= FLOOR_TOP, picture.shape[:2])
     # Darker towards the wall, as a floor seen at a flat angle is.
-    floor = np.float32(scene.floor) * (0.7 + (rows[..., None] - FLOOR_TOP))
+    floor = ground * (0.7 + (rows[..., None] - FLOOR_TOP))
     picture = np.where(on_floor[..., None], floor, picture)
     ledge = np.broadcast_to((rows >= LEDGE_TOP) & (rows < LEDGE_BOTTOM), picture.shape[:2])
-    picture[ledge] = np.float32(scene.floor) * np.float32(0.6)
+    picture[ledge] = ground * np.float32(1.5)
     grain = np.random.default_rng(_number(scene)).normal(1.0, 0.05, (height, 2 * width, 1))
     picture = np.clip(picture * grain, 0.0, 1.0).astype(np.float32)
     picture.flags.writeable = False
     return picture
+
+
+def pan_scene(wall: Image, left: float, down: float, width: int) -> Image:
+    """Cut what the camera sees out of a painted scene, to a part of a pixel.
+
+    Args:
+        wall: float32 (H, 2W, 3), from `paint_scene`; its left and right edges meet.
+        left: column of the scene at the picture's left edge, any number.
+        down: by how many rows the picture is shifted down.
+        width: W, of the picture.
+    """
+    columns = (np.arange(width + 1) + int(np.floor(left))) % wall.shape[1]
+    rows = np.clip(np.arange(len(wall) + 1) - int(np.floor(down)) - 1, 0, len(wall) - 1)
+    part = np.float32(left - np.floor(left))
+    cut = wall[:, columns]
+    cut = (1 - part) * cut[:, :-1] + part * cut[:, 1:]
+    part = np.float32(down - np.floor(down))
+    return (1 - part) * cut[rows[1:]] + part * cut[rows[:-1]]
+
+
+def lamp_light(lamp: tuple[float, float], warmth: float, height: int, width: int) -> Image:
+    """Light of a lamp over the picture: brighter near it, coloured by its warmth; float32 (H, W, 3).
+
+    Args:
+        lamp: its place, shares of width and height from the top left.
+        warmth: of its colour, -1 (blue) to 1 (orange).
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
+    rows = (np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5)) / np.float32(height)
+    columns = (np.arange(width, dtype=np.float32) + np.float32(0.5)) / np.float32(width)
+    distance = (columns - lamp[0]) ** 2 + (rows - lamp[1]) ** 2
+    colour = np.array([1 + 0.3 * warmth, 1.0, 1 - 0.4 * warmth], dtype=np.float32)
+    return (0.4 + 1.0 / (1.0 + 1.5 * distance))[..., None].astype(np.float32) * colour
 
 
 def _wall_pattern(scene: Scene, rows: Image, columns: Image) -> Image:
@@ -196,7 +231,8 @@ def _wall_pattern(scene: Scene, rows: Image, columns: Image) -> Image:
         return np.where(joint, 1.25 * flat, 0.95 * flat)
     coarse = np.random.default_rng(_number(scene)).uniform(0.5, 1.5, (16, 40))
     row, column = np.int64(rows * 16), np.int64(columns * 20)
-    return coarse[row, column].astype(np.float32)
+    leaves: Image = coarse[row, column].astype(np.float32)
+    return leaves
 
 
 def _number(scene: Scene) -> list[int]:

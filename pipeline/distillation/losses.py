@@ -94,9 +94,7 @@ def student_loss(
     if weight == 0:
         return loss
     if teacher_logits is None:
-        raise ValueError(
-            f"teacher_logits: found None, wanted the teacher's logits, as weight is {weight} and not 0"
-        )
+        raise ValueError(f"teacher_logits: found None, wanted the teacher's logits, as weight is {weight} and not 0")
     scale = temperature**2 if scale_by_temperature_squared else 1.0
     return loss + weight * scale * distillation_loss(student_logits, teacher_logits, temperature)
 

@@ -167,15 +167,11 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise ValueError(
-            f"{path}: found a {type(state).__name__} of other things, {wanted}; save model.state_dict()"
-        )
+        raise ValueError(f"{path}: found a {type(state).__name__} of other things, {wanted}; save model.state_dict()")
     return dict(state), hashlib.sha256(data).hexdigest()
 
 
-def check_state_dict(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, *, remedy: str
-) -> None:
+def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, *, remedy: str) -> None:
     """Check that two state dicts have the same keys and shapes.
 
     Args:
@@ -192,11 +188,7 @@ def check_state_dict(
         if key not in found:
             raise ValueError(f"{path}: {key}: found no such entry, wanted shape {shape}; {remedy}")
         if found[key].shape != tensor.shape:
-            raise ValueError(
-                f"{path}: {key}: found shape {tuple(found[key].shape)}, wanted {shape}; {remedy}"
-            )
+            raise ValueError(f"{path}: {key}: found shape {tuple(found[key].shape)}, wanted {shape}; {remedy}")
     for key, tensor in found.items():
         if key not in wanted:
-            raise ValueError(
-                f"{path}: {key}: found shape {tuple(tensor.shape)}, wanted no such entry; {remedy}"
-            )
+            raise ValueError(f"{path}: {key}: found shape {tuple(tensor.shape)}, wanted no such entry; {remedy}")

@@ -73,9 +73,7 @@ class TimeConv(nn.Conv3d):
         """Map (B, C, T, H, W) to (B, C', T', H, W)."""
         batch, channels, time, height, width = x.shape
         lines = x.permute(0, 2, 3, 4, 1).reshape(batch, time, height * width, channels)
-        out = F.conv2d(
-            lines.permute(0, 3, 1, 2), self.weight.squeeze(4), stride=(self.stride[0], 1), padding=(1, 0)
-        )
+        out = F.conv2d(lines.permute(0, 3, 1, 2), self.weight.squeeze(4), stride=(self.stride[0], 1), padding=(1, 0))
         out = out.permute(0, 2, 3, 1)  # (B, T', H*W, C')
         return out.reshape(batch, out.shape[1], height, width, out.shape[3]).permute(0, 4, 1, 2, 3)
 
@@ -190,9 +188,7 @@ class R2Plus1D(nn.Module):
         def stage(ins: int, planes: int, count: int, time_stride: int, space_stride: int) -> nn.Sequential:
             first, inner = mid_planes(ins, planes), mid_planes(planes, planes)
             mids = (first, inner if second_mid_from_planes else first)
-            entry = Block(
-                ins, planes, mids=mids, norm=norm, time_stride=time_stride, space_stride=space_stride
-            )
+            entry = Block(ins, planes, mids=mids, norm=norm, time_stride=time_stride, space_stride=space_stride)
             return nn.Sequential(
                 entry, *(Block(planes, planes, mids=(inner, inner), norm=norm) for _ in range(count - 1))
             )
@@ -263,17 +259,17 @@ def r2plus1d_34(*, bn_momentum: float = 0.1) -> R2Plus1D:
 def r2plus1d_tiny(*, bn_momentum: float = 0.1) -> R2Plus1D:
     """A small network for short clips of about 56x56, quick to train on a CPU: stride 4 over time.
 
-    The stem sees every frame at half the size and the first stage every frame at a quarter of it, because
-    what costs time here is moving large maps through memory. All widths are multiples of 8, which fill the
+    Space shrinks early, because what costs time here is moving large maps through memory; time shrinks late,
+    so that two stages see the motion between all frames. Widths are multiples of 8, which fill the
     processor's vectors.
     """
     return R2Plus1D(
         blocks=(1, 1, 1, 1),
-        widths=(16, 32, 64, 112),
-        stem_mid=16,
+        widths=(8, 32, 64, 112),
+        stem_mid=8,
         stem_kernel=5,
-        time_strides=(1, 2, 2, 1),
-        space_strides=(2, 1, 2, 2),
+        time_strides=(1, 1, 2, 2),
+        space_strides=(2, 2, 2, 1),
         mid_planes=_as_wide_as_output,
         bn_momentum=bn_momentum,
     )

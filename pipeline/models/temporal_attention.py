@@ -93,9 +93,7 @@ class TemporalAttention(nn.Module):
         if channels % heads:
             raise ValueError(f"channels: found {channels}, wanted a multiple of the {heads} attention heads")
         if not 0 < keep_probability <= 1:
-            raise ValueError(
-                f"keep_probability: found {keep_probability}, wanted a number in (0, 1]; 1 masks nothing"
-            )
+            raise ValueError(f"keep_probability: found {keep_probability}, wanted a number in (0, 1]; 1 masks nothing")
         self.num_tokens = num_tokens
         self.keep_probability = keep_probability
         self.class_token = nn.Parameter(torch.empty(1, 1, channels))
@@ -132,7 +130,7 @@ class TemporalAttention(nn.Module):
                 f"features: found {tokens.shape[1]} steps in time, wanted {self.num_tokens}; "
                 "give clips of as many frames as the classifier was built for"
             )
-        x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        x = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         x = self.dropout(x + self.position)
         x = x + self.dropout(self.attention(self.norm1(x), self._draw_kept_keys(x)))
         x = x + self.dropout(self.feed_forward(self.norm2(x)))

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `dlkdd`."""
+
+from pipeline.cli import main
+
+main()

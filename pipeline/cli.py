@@ -1,0 +1,472 @@
+"""The command line: converts arguments, calls a stage, maps errors to messages and exit codes."""
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline import config as sections
+from pipeline import presets
+from pipeline.config import read_inputs, read_params, read_section
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+# The student's own keys of the section `student`, which the baseline leaves alone.
+STUDENT_ONLY = tuple(
+    field.name
+    for field in dataclasses.fields(sections.StudentConfig)
+    if field.name not in {field.name for field in dataclasses.fields(sections.BaselineConfig)}
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dl-kdd")
+def cli() -> None:
+    """Distil a student that recognises actions in dark video (DL-KDD).
+
+    `dlkdd use` chooses the parameters, `dvc repro` runs the stages.
+    """
+
+
+def main() -> None:
+    """Run the command line; exits 0 when done, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        # DVC looks at the exit code alone: with 0 it would take a partial output for a finished one.
+        click.echo("stopped; start again to go on from what is finished", err=True)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def params_option(command: Command) -> Command:
+    """Add --params."""
+    default = Path("params.yaml")
+    return click.option("--params", type=PATH, default=default, show_default=True, help="Parameters' file.")(command)
+
+
+def stage_options(command: Command) -> Command:
+    """Add what every stage takes."""
+    fresh = click.option("--fresh", is_flag=True, help="Start anew instead of from what an earlier run finished.")
+    return params_option(fresh(command))
+
+
+def existing(name: str, text: str) -> Callable[[Command], Command]:
+    """A required option that names an input."""
+    return click.option(name, type=PATH, required=True, help=text)
+
+
+clips_option = existing("--clips", "clips.csv of the run.")
+videos_option = existing("--videos", "Root that clip ids are relative to.")
+checkpoint_option = existing("--checkpoint", "Checkpoint to write.")
+curve_option = existing("--curve", "Learning curve to write, csv.")
+timings_option = existing("--timings", "Seconds and memory to write, json.")
+statistics_option = existing("--statistics", "Figures of the dark training frames, from prepare.")
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--videos", type=FOLDER, help="Root that the lists' paths are relative to.")
+@click.option("--lists", type=FOLDER, help="Folder of ARID's lists, for `arid`.")
+@click.option("--train", type=PATH, help="List, or folder of class folders, of the training clips.")
+@click.option("--test", type=PATH, help="The same of the test clips.")
+@click.option("--classes", type=PATH, help="Table of class ids and names, where the lists hold ids.")
+@click.option("--folder", type=FOLDER, help="Folder of class folders, perhaps below train/ and test/.")
+@click.option("--model", default="r2plus1d_34", show_default=True, help="Backbone of teacher and student.")
+@click.option("--head", type=click.Choice(["attention", "average"]), help="What follows the backbone.")
+@click.option("--frames", type=int, help="Frames a view.")
+@click.option("--sampling", type=click.Choice(["consecutive", "spread"]), help="How a view takes them.")
+@click.option("--size", type=int, help="Side of the view in pixels.")
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the training views.")
+@click.option("--epochs", type=int, help="Epochs of teacher and student.")
+@click.option("--batch-size", type=int, help="Clips a step, of teacher and student.")
+@click.option("--views", type=int, help="Views of every clip in the logit store.")
+@click.option("--seed", type=int, help="Seed of views, order and weights.")
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set any other value.")
+@click.option("--force", is_flag=True, help="Replace an edited params.yaml.")
+@params_option
+def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **options: Any) -> None:
+    r"""Write params.yaml: NAME is `demo`, `arid`, or what you call your own clips.
+
+    \b
+    dlkdd use demo
+    dlkdd use arid --videos ROOT --lists FOLDER
+    dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
+    dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
+    """
+    values = _chosen_preset(name, options)
+    if options["size"] is not None:
+        values = presets.set_size(values, options["size"])
+    both = [f"{section}.{{}}" for section in ("teacher", "student")]
+    targets = {"head": both, "epochs": both, "batch-size": both, "frames": ["views.{}"], "sampling": ["views.{}"]}
+    targets |= {"flip": ["views.{}"], "views": ["logits.{}"], "seed": ["views.{}", *both]}
+    changes = [
+        f"{place.format(key.replace('-', '_'))}={str(value).lower()}"
+        for key, places in targets.items()
+        if (value := options[key.replace("-", "_")]) is not None
+        for place in places
+    ]
+    values = presets.override(values, [*changes, *assignments])
+    presets.write_params(params, values, name=name, force=force)
+    click.echo(f"{params}: runs {', '.join(values['runs'])}; now `dvc repro`")
+
+
+def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
+    if name == "demo":
+        return presets.demo()
+    if name == "arid":
+        if options["videos"] is None or options["lists"] is None:
+            raise click.UsageError("arid needs --videos ROOT and --lists FOLDER")
+        return presets.arid(options["videos"], options["lists"])
+    if options["folder"] is not None:
+        return presets.own_folder(name, options["folder"], model=options["model"])
+    missing = [f"--{key}" for key in ("train", "test", "videos") if options[key] is None]
+    if missing:
+        raise click.UsageError(f"{name}: {', '.join(missing)} missing; give lists and --videos, or --folder")
+    return presets.own(
+        name,
+        videos=options["videos"],
+        train=options["train"],
+        test=options["test"],
+        classes=options["classes"],
+        model=options["model"],
+    )
+
+
+@cli.command()
+@existing("--out", "Folder to write: videos, lists, what each clip shows.")
+@click.option("--train-clips", "train_clips_per_class", type=int, help="Training clips of each class.")
+@click.option("--test-clips", "test_clips_per_class", type=int, help="Test clips of each class.")
+@click.option("--frames", "num_frames", type=int, help="Frames a clip.")
+@click.option("--exposure-ev", type=float, help="Exposure in EV; -5 keeps 1/32 of the light.")
+@click.option("--lit-twin", is_flag=True, default=None, help="Also write every clip as it was before the darkening.")
+@click.option("--seed", type=int, help="Same seed, same clips.")
+@stage_options
+def render(out: Path, params: Path, fresh: bool, **options: Any) -> None:
+    """Render dark-action clips; values not given are those of params.yaml."""
+    from pipeline.training.work_folder import work_root
+    from stages import render as stage
+
+    work = work_root(out) / "render"
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    given = {key: value for key, value in options.items() if value is not None}
+    config = dataclasses.replace(read_section(params, sections.RenderConfig), **given)
+    stage.run(out, config=config, work=work)
+
+
+@cli.command()
+@click.option("--run", required=True, help="Run whose class names in params.yaml are used.")
+@videos_option
+@existing("--train", "Training list, or folder of class folders.")
+@existing("--test", "Test list, or folder of class folders.")
+@existing("--clips", "clips.csv to write.")
+@existing("--statistics", "Figures of the training frames to write, json.")
+@existing("--quarantine", "List of bad videos to write, csv.")
+@stage_options
+def prepare(
+    run: str,
+    videos: Path,
+    train: Path,
+    test: Path,
+    clips: Path,
+    statistics: Path,
+    quarantine: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """List the clips, look into every video, refuse bad ones and leaks."""
+    from stages import prepare as stage
+
+    stage.run(
+        videos,
+        train,
+        test,
+        clips,
+        statistics,
+        quarantine,
+        class_names=read_inputs(params, run).classes,
+        config=read_section(params, sections.PrepareConfig),
+        colour_range=read_section(params, sections.ViewsConfig).colour_range,
+        fresh=fresh,
+    )
+
+
+@cli.command()
+@clips_option
+@videos_option
+@checkpoint_option
+@existing("--contact-sheet", "Picture of raw and enhanced frames to write, png.")
+@existing("--figures", "What the enhancer does to held-out frames, json.")
+@stage_options
+def enhancer(
+    clips: Path, videos: Path, checkpoint: Path, contact_sheet: Path, figures: Path, params: Path, fresh: bool
+) -> None:
+    """Train Zero-DCE on the run's own frames, or load given weights."""
+    from stages import enhancer as stage
+
+    stage.run(
+        clips,
+        videos,
+        checkpoint,
+        contact_sheet,
+        figures,
+        config=read_section(params, sections.EnhancerConfig),
+        views=read_section(params, sections.ViewsConfig),
+        **_machine(params),
+        fresh=fresh,
+    )
+
+
+@cli.command()
+@clips_option
+@videos_option
+@existing("--enhancer", "The enhancer's checkpoint.")
+@checkpoint_option
+@existing("--card", "What the teacher's logits are known by, to write, json.")
+@curve_option
+@timings_option
+@stage_options
+def teacher(
+    clips: Path,
+    videos: Path,
+    enhancer: Path,
+    checkpoint: Path,
+    card: Path,
+    curve: Path,
+    timings: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """Train the teacher on enhanced views."""
+    from stages import teacher as stage
+
+    stage.run(
+        clips,
+        videos,
+        enhancer,
+        checkpoint,
+        card,
+        curve,
+        timings,
+        config=read_section(params, sections.TeacherConfig),
+        enhancer_on=read_section(params, sections.EnhancerConfig).on,
+        views=read_section(params, sections.ViewsConfig),
+        **_machine(params),
+        fresh=fresh,
+    )
+
+
+@cli.command()
+@clips_option
+@videos_option
+@existing("--teacher", "The teacher's checkpoint.")
+@existing("--store", "Logit store to write, HDF5.")
+@stage_options
+def logits(clips: Path, videos: Path, teacher: Path, store: Path, params: Path, fresh: bool) -> None:
+    """Store the teacher's logits for V views of every training clip."""
+    from stages import logits as stage
+
+    stage.run(
+        clips,
+        videos,
+        teacher,
+        store,
+        config=read_section(params, sections.LogitsConfig),
+        mode=read_section(params, sections.ViewsConfig).mode,
+        **_machine(params),
+        fresh=fresh,
+    )
+
+
+@cli.command()
+@clips_option
+@videos_option
+@statistics_option
+@existing("--store", "Logit store of the teacher.")
+@existing("--teacher-card", "The teacher's card; its weights are not opened.")
+@checkpoint_option
+@curve_option
+@timings_option
+@stage_options
+def student(
+    clips: Path,
+    videos: Path,
+    statistics: Path,
+    store: Path,
+    teacher_card: Path,
+    checkpoint: Path,
+    curve: Path,
+    timings: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """Train the student on dark views, labels and stored logits."""
+    from stages import student as stage
+
+    stage.run(
+        clips,
+        videos,
+        statistics,
+        store,
+        teacher_card,
+        checkpoint,
+        curve,
+        timings,
+        config=read_section(params, sections.StudentConfig),
+        num_views=read_section(params, sections.LogitsConfig).views,
+        views=read_section(params, sections.ViewsConfig),
+        **_machine(params),
+        fresh=fresh,
+    )
+
+
+@cli.command()
+@clips_option
+@videos_option
+@statistics_option
+@checkpoint_option
+@curve_option
+@timings_option
+@stage_options
+def baseline(
+    clips: Path,
+    videos: Path,
+    statistics: Path,
+    checkpoint: Path,
+    curve: Path,
+    timings: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """Train the student's classifier without soft targets."""
+    from stages import baseline as stage
+
+    stage.run(
+        clips,
+        videos,
+        statistics,
+        checkpoint,
+        curve,
+        timings,
+        config=read_section(params, sections.BaselineConfig, extra=STUDENT_ONLY),
+        num_views=read_section(params, sections.LogitsConfig).views,
+        views=read_section(params, sections.ViewsConfig),
+        **_machine(params),
+        fresh=fresh,
+    )
+
+
+@cli.command()
+@clips_option
+@videos_option
+@existing("--baseline", "The baseline's checkpoint.")
+@existing("--teacher", "The teacher's checkpoint.")
+@existing("--student", "The student's checkpoint.")
+@existing("--metrics", "Figures with intervals to write, json.")
+@existing("--details", "Figures per class and confusion to write, json.")
+@existing("--predictions", "Every model's answer for every test clip to write, csv.")
+@existing("--confusion", "Actual and predicted class for plots to write, csv.")
+@params_option
+def evaluate(
+    clips: Path,
+    videos: Path,
+    baseline: Path,
+    teacher: Path,
+    student: Path,
+    metrics: Path,
+    details: Path,
+    predictions: Path,
+    confusion: Path,
+    params: Path,
+) -> None:
+    """Measure all three models on the test clips."""
+    from stages import evaluate as stage
+
+    stage.run(
+        clips,
+        videos,
+        {"baseline": baseline, "teacher": teacher, "student": student},
+        metrics,
+        details,
+        predictions,
+        confusion,
+        config=read_section(params, sections.EvaluateConfig),
+        **_machine(params),
+    )
+
+
+@cli.command()
+@click.argument("root", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--ev", type=float, required=True, help="Exposure in EV; -5 keeps 1/32 of the light.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same noise.")
+@click.option("--crf", type=int, default=18, show_default=True, help="x264's constant rate factor.")
+def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
+    """Write darkened copies of all videos below ROOT into OUT, by a physical model of a camera in the dark."""
+    from tqdm import tqdm
+
+    from pipeline.clips.low_light import darken_video_folder
+
+    with tqdm(desc="darken", unit="video", disable=None) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        written = darken_video_folder(root, out, exposure_ev=ev, seed=seed, crf=crf, progress=advance)
+    click.echo(f"{len(written)} videos at {ev:+g} EV in {out}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1)
+@params_option
+def table(runs: tuple[str, ...], params: Path) -> None:
+    """Print the results of RUNS (default: all of params.yaml) and where their files lie."""
+    from pipeline.table import results_table
+
+    for run in runs or read_params(params)["runs"]:
+        click.echo(results_table(Path("data") / run, run))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1)
+@params_option
+def clean(runs: tuple[str, ...], params: Path) -> None:
+    """Remove unfinished work, kept logit rows and cached frames of RUNS (default: all of params.yaml)."""
+    from pipeline.training.work_folder import clean as clean_run
+
+    for run in runs or read_params(params)["runs"]:
+        click.echo(f"{run}: {clean_run(Path('data') / run)} bytes freed")
+
+
+def _machine(params: Path) -> dict[str, Any]:
+    """The section `compute` as its config and as the device; also sets torch's threads."""
+    import torch
+
+    compute = read_section(params, sections.ComputeConfig)
+    # Some launchers set one thread through the environment; the parameter is what the bytes are promised for.
+    torch.set_num_threads(compute.threads)
+    name = compute.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{params}: compute.device: found '{name}', wanted auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{params}: compute.device: found '{name}', but torch sees no GPU; set it to cpu or auto")
+    return {"compute": compute, "device": device}

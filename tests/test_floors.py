@@ -1,0 +1,141 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.cli import cli
+from pipeline.training.work_folder import source_files
+
+ROOT = Path(__file__).parents[1]
+STAGES = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+
+# Lowest first; an import points down, or sideways inside one sub-package.
+FLOORS = [
+    {"pipeline.config"},
+    {"pipeline.clips", "pipeline.models"},
+    {"pipeline.enhancers"},
+    {"pipeline.training"},
+    {"pipeline.distillation", "pipeline.inference"},
+    {"stages"},
+    {"pipeline.presets", "pipeline.table"},
+    {"pipeline.cli"},
+    {"pipeline.__main__"},
+]
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def room_of(module):
+    """The sub-package, or the module where it stands alone."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "stages" else ".".join(parts[:2])
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*name.split("."))).with_suffix(".py").exists()
+                yield name if is_module else node.module
+
+
+def sources():
+    return [path for folder in ("pipeline", "stages") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def problems_of(path, names):
+    floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    room = room_of(module_of(path))
+    for name in names:
+        if name.split(".")[0] not in ("pipeline", "stages") or room_of(name) == room:
+            continue
+        if floor[room_of(name)] >= floor[room]:
+            yield f"{module_of(path)} imports {name}, which lies higher or beside it"
+
+
+def test_imports_point_down():
+    problems = []
+    for path in sources():
+        if path.name != "__init__.py":
+            problems += problems_of(path, imports_of(path))
+    assert problems == []
+
+
+def test_an_import_that_points_up_would_be_seen():
+    path = ROOT / "pipeline" / "clips" / "views.py"
+    assert list(problems_of(path, ["stages.student"]))
+    assert list(problems_of(path, ["pipeline.models.r2plus1d"]))
+    assert not list(problems_of(path, ["pipeline.clips.video", "torch"]))
+
+
+def test_packages_hold_nothing_but_a_docstring():
+    for path in sources():
+        if path.name == "__init__.py":
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            assert len(body) == 1, path
+            assert isinstance(body[0], ast.Expr), path
+
+
+@pytest.mark.parametrize(("module", "owner"), [("av", "pipeline/clips/video.py"), ("h5py", "logit_store")])
+def test_one_place_alone_knows_a_file_format(module, owner):
+    for path in sources():
+        if any(name.split(".")[0] == module for name in imports_of(path)):
+            assert owner in path.as_posix()
+
+
+def test_the_students_import_closure_holds_no_enhancer():
+    code = "import sys, stages.student; print([m for m in sys.modules if m.startswith('pipeline.enhancers')])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def declared():
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def test_stage_module_and_subcommand_have_one_name():
+    assert set(declared()) == STAGES
+    assert set(cli.commands) >= STAGES
+    for name, stage in declared().items():
+        assert stage["cmd"].split()[:2] == ["dlkdd", name]
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_declared_code_is_what_the_stage_imports(stage):
+    """Against the modules that Python really loads, and against the key of the work folder."""
+    code = (
+        f"import sys, stages.{stage}; print(*[m.__file__ for n, m in sys.modules.items() "
+        "if n.split('.')[0] in ('pipeline', 'stages') and m.__file__ and not m.__file__.endswith('__init__.py')])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {Path(file).relative_to(ROOT).as_posix() for file in loaded.stdout.split()} - {"pipeline/config.py"}
+    in_dvc = {dep for dep in declared()[stage]["deps"] if dep.endswith(".py")}
+    assert in_dvc == loaded
+    assert {path.relative_to(ROOT).as_posix() for path in source_files(f"stages.{stage}")} == loaded
+
+
+def test_declared_files_are_those_of_the_command():
+    for name, stage in declared().items():
+        command = stage["cmd"]
+        outs = [out if isinstance(out, str) else next(iter(out)) for key in ("outs", "metrics", "plots")
+                for out in stage.get(key, [])]
+        deps = [dep for dep in stage["deps"] if not dep.endswith(".py")]
+        for path in [*outs, *deps]:
+            assert path in command, f"{name}: {path} is not in the command"
+
+
+def test_no_leftovers_in_the_code():
+    for path in sources():
+        text = path.read_text(encoding="utf-8")
+        for word in ("TO" + "DO", "FIX" + "ME", "except Exception", "NotImplementedError"):
+            assert word not in text, f"{path}: {word}"

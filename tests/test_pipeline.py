@@ -1,0 +1,305 @@
+import dataclasses
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from micro import CPU, RESULTS, Run
+
+from pipeline.clips.clip_index import of_subset, read_clips
+from pipeline.clips.dataset import Batches, DecodedFrames, DrawnViews, ViewDataset
+from pipeline.clips.views import view_rule
+from pipeline.config import plain
+from pipeline.distillation.logit_store import LogitStore
+from pipeline.distillation.losses import student_loss
+from pipeline.distillation.replay import StoredViews, stored_logits
+from pipeline.enhancers.enhanced_frames import EnhancedFrames
+from pipeline.inference.loading import load_recogniser
+from pipeline.presets import ARID_CLASSES
+from pipeline.training.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, small_configs):
+    """A finished run; tests copy it."""
+    run = Run(tmp_path_factory.mktemp("run") / "micro", small_configs())
+    run.folder.mkdir()
+    run.render()
+    run.prepare(ARID_CLASSES)
+    run.enhancer()
+    run.teacher()
+    run.logits()
+    run.student()
+    run.baseline()
+    run.evaluate()
+    return run
+
+
+def weights(path):
+    return load_checkpoint(path)[0]
+
+
+def test_all_results_are_there_and_tell_what_was_measured(done):
+    metrics = json.loads(done["metrics.json"].read_text())
+    assert metrics["n"] == 11
+    for model in ("baseline", "teacher", "student"):
+        figures = metrics[model]
+        assert figures["top1_low"] <= figures["top1"] <= figures["top1_high"]
+        assert figures["top1"] <= figures["top5"] <= 1
+    confusion = json.loads(done["details.json"].read_text())["student"]["confusion"]
+    assert np.trace(confusion) == round(metrics["student"]["top1"] * 11)
+    assert len(done["predictions.csv"].read_text().splitlines()) == 12
+
+
+def test_outs_hold_no_path_of_this_machine(done):
+    for path in done.folder.iterdir():
+        if path.is_file():
+            assert str(done.folder.parent).encode() not in path.read_bytes(), path.name
+
+
+def test_another_run_gives_the_same_bytes_with_workers_and_without_cache(done, tmp_path, small_configs):
+    again = Run(tmp_path / "micro", small_configs(compute={"workers": 2, "cache": "off"}))
+    again.folder.mkdir()
+    again.render()
+    again.prepare(ARID_CLASSES)
+    for stage in ("enhancer", "teacher", "logits", "student", "baseline", "evaluate"):
+        getattr(again, stage)()
+    assert again.hashes() == done.hashes()
+
+
+def test_kd_weight_zero_gives_the_baselines_weights(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(student={"kd_weight": 0.0}))
+    run.student()
+    baseline, plain_student = weights(done["baseline.safetensors"]), weights(run["student.safetensors"])
+    distilled = weights(done["student.safetensors"])
+    assert baseline.keys() == plain_student.keys()
+    for name, tensor in baseline.items():
+        assert tensor.numpy().tobytes() == plain_student[name].numpy().tobytes(), name
+    assert any(not torch.equal(baseline[name], distilled[name]) for name in baseline)
+
+
+def test_the_student_trains_without_the_teachers_weights(done, tmp_path):
+    run = done.copy(tmp_path / "copy")
+    for name in ("teacher.safetensors", "enhancer.safetensors", "student.safetensors"):
+        run[name].unlink()
+    run.student()
+    assert run.hashes(["student.safetensors"]) == done.hashes(["student.safetensors"])
+
+
+@pytest.mark.parametrize("enhancer_on", ["frame", "view"])
+def test_cached_logits_give_the_live_teachers_loss_and_gradients(done, tmp_path, small_configs, enhancer_on):
+    run = done.copy(tmp_path / "copy", small_configs(enhancer={"on": enhancer_on}))
+    if enhancer_on == "view":
+        run.teacher()
+        run.logits()
+    train = of_subset(read_clips(run["clips.csv"]), "train")
+    store = LogitStore.open(run["logits.h5"])
+    teacher = load_recogniser(run["teacher.safetensors"], device=CPU)
+    student = load_recogniser(run["student.safetensors"], device=CPU).recogniser
+    rule = teacher.preprocessing.view_rule
+    decoded = DecodedFrames(videos=run.videos, frame_size=rule.frame_size, colour_range="auto")
+    enhanced = EnhancedFrames(decoded, teacher.enhancer, CPU) if enhancer_on == "frame" else decoded
+
+    def batches(source, views):
+        dataset = ViewDataset(train, source=source, view_of=views, size=rule.size)
+        return Batches(dataset, batch_size=5, seed=7, workers=0).of_epoch(3)
+
+    def step(batch, targets):
+        torch.manual_seed(0)
+        student.train().zero_grad()
+        loss = student_loss(student(batch.pixels), batch.labels, targets, temperature=5.0, weight=1.5)
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+    dark = next(batches(decoded, StoredViews(store=store)))
+    bright = next(batches(enhanced, DrawnViews(rule=rule, mode="consistent", num_views=store.num_views)))
+    assert torch.equal(dark.indices, bright.indices)
+    with torch.no_grad():
+        live = teacher.recogniser(bright.pixels)
+    live_loss, live_gradient = step(dark, live)
+    loss, gradient = step(dark, stored_logits(store, train, dark.indices, 3))
+    # The stored rows went through the teacher in other batches: the last bits of float32 differ.
+    assert loss == pytest.approx(live_loss, abs=1e-5)
+    assert torch.allclose(gradient, live_gradient, atol=1e-5)
+    shifted = stored_logits(store, train, (dark.indices + 1) % len(train), 3)
+    wrong_loss, wrong_gradient = step(dark, shifted)
+    assert abs(wrong_loss - live_loss) > 1e-5
+    assert not torch.allclose(wrong_gradient, live_gradient, atol=1e-5)
+
+
+def test_the_student_refuses_the_store_of_another_teacher(done, tmp_path):
+    run = done.copy(tmp_path / "copy")
+    card = json.loads(run["teacher.json"].read_text())
+    run["teacher.json"].write_text(json.dumps(card | {"sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"teacher_sha256.*wanted.*0000"):
+        run.student()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"seed": 5}, "view_seed"), ({"flip": False}, "view_flip"), ({"scales": [1.0]}, "view_scales")],
+)
+def test_the_student_refuses_a_store_of_other_views(done, tmp_path, small_configs, change, field):
+    run = done.copy(tmp_path / "copy", small_configs(views=change))
+    with pytest.raises(ValueError, match=field):
+        run.student()
+
+
+def test_the_student_refuses_a_store_of_other_clips(done, tmp_path):
+    run = done.copy(tmp_path / "copy")
+    clips = run["clips.csv"].read_text()
+    sha256 = next(clip for clip in read_clips(run["clips.csv"]) if clip.subset == "train").sha256
+    run["clips.csv"].write_text(clips.replace(sha256, "f" * 64))
+    with pytest.raises(ValueError, match="sha256|content"):
+        run.student()
+
+
+def test_changed_pixels_are_noticed_without_a_teacher(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy")
+    train = of_subset(read_clips(run["clips.csv"]), "train")
+    other = sorted(run.videos.rglob("*.mp4"))[-1].read_bytes()
+    (run.videos / train[0].id).write_bytes(other)
+    with pytest.raises(ValueError, match=re.escape(train[0].id) + r".*the decoded luma has changed"):
+        run.student()
+
+
+def test_a_teacher_that_knows_nothing_fails_the_gate(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(logits={"minimum_top1": 1.0}))
+    before = run.hashes(["logits.h5"])
+    with pytest.raises(ValueError, match=r"top-1.*found.*wanted at least 1"):
+        run.logits()
+    assert run.hashes(["logits.h5"]) == before
+
+
+def test_more_views_add_to_the_kept_rows(done, tmp_path, small_configs, capsys):
+    run = done.copy(tmp_path / "copy", small_configs(logits={"views": 3}), work=True)
+    run.logits()
+    assert "goes on with 6 of 9 blocks kept" in capsys.readouterr().out
+    fresh = done.copy(tmp_path / "fresh", run.configs)
+    fresh.logits()
+    assert run.hashes(["logits.h5"]) == fresh.hashes(["logits.h5"])
+
+
+def test_fixed_views_are_centre_views_and_allow_one(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(views={"mode": "fixed"}))
+    with pytest.raises(ValueError, match=r"logits\.views: found 2, wanted 1"):
+        run.logits()
+    run.configs = small_configs(views={"mode": "fixed"}, logits={"views": 1})
+    run.logits()
+    store = LogitStore.open(run["logits.h5"])
+    row = store.row(store.clip_ids[0], 0)
+    assert row.crop == (0, 6, 32, 32)
+    assert row.flip is False
+    run.student()
+
+
+def test_independent_views_train_on_the_same_store(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(views={"mode": "independent"}))
+    run.student()
+    assert run.hashes(["student.safetensors"]) != done.hashes(["student.safetensors"])
+
+
+def test_an_unfrozen_enhancer_learns_and_travels_with_the_teacher(done, tmp_path, small_configs):
+    changes = {"teacher": {"unfreeze_enhancer": True}}
+    run = done.copy(tmp_path / "copy", small_configs(**changes))
+    with pytest.raises(ValueError, match=r"unfreeze_enhancer: true needs enhancer\.on: view"):
+        run.teacher()
+    run.configs = small_configs(**changes, enhancer={"on": "view"})
+    run.teacher()
+    given, learnt = weights(run["enhancer.safetensors"]), weights(run["teacher.safetensors"])
+    assert any(not torch.equal(given[name], learnt[f"enhancer.{name}"]) for name in given)
+    run["enhancer.safetensors"].unlink()
+    run.logits()
+
+
+def test_a_student_of_another_model_and_head_trains_on_the_same_logits(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(student={"head": "average", "normalization": "kinetics"}))
+    run.student()
+    record = load_checkpoint(run["student.safetensors"])[1]
+    assert record.model["head"] == "average"
+    assert record.preprocessing.mean == (0.43216, 0.394666, 0.37645)
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_state(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(student={"lr": 1e30, "epochs": 4}))
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) in epoch \d.*state\.pt\. Lower the learning rate"):
+        run.baseline()
+    assert run.hashes(["baseline.safetensors"]) == done.hashes(["baseline.safetensors"])
+
+
+def test_select_best_needs_held_out_scenes_and_uses_them(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", small_configs(student={"select": "best"}))
+    with pytest.raises(ValueError, match=r"prepare\.holdout"):
+        run.baseline()
+    wide = {"render": {"train_clips_per_class": 3}, "prepare": {"holdout": 1}}
+    held = Run(tmp_path / "held", small_configs(**wide, student={"select": "best"}))
+    held.folder.mkdir()
+    held.render()
+    held.prepare(ARID_CLASSES)
+    scenes = {subset: {c.scene for c in of_subset(read_clips(held["clips.csv"]), subset)} for subset in
+              ("train", "holdout", "test")}
+    assert len(scenes["holdout"]) == 1
+    assert not scenes["holdout"] & (scenes["train"] | scenes["test"])
+    held.baseline()
+    curve = held["baseline_curve.csv"].read_text().splitlines()
+    assert curve[0] == "epoch,loss,top1,lr,holdout_top1"
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(done, tmp_path, small_configs):
+    from pipeline.training import loop
+
+    run = done.copy(tmp_path / "copy")
+    run["baseline.safetensors"].unlink()
+    kept = loop.save_state
+
+    def stop_after_one(path, state):
+        kept(path, state)
+        raise KeyboardInterrupt
+
+    loop.save_state = stop_after_one
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.baseline()
+    finally:
+        loop.save_state = kept
+    assert not run["baseline.safetensors"].exists()
+    assert (run.folder / ".work" / "baseline" / "state.pt").exists()
+    run.baseline()
+    assert run.hashes(["baseline.safetensors"]) == done.hashes(["baseline.safetensors"])
+
+
+def test_the_work_of_other_settings_is_not_resumed(done, tmp_path, small_configs):
+    run = done.copy(tmp_path / "copy", work=True)
+    assert (run.folder / ".work" / "frames").is_dir()
+    run.configs = small_configs(student={"seed": 1})
+    run.baseline()
+    first = run.hashes(["baseline.safetensors"])
+    fresh = done.copy(tmp_path / "fresh", run.configs)
+    fresh.baseline()
+    assert first == fresh.hashes(["baseline.safetensors"]) != done.hashes(["baseline.safetensors"])
+
+
+def test_work_can_lie_elsewhere(done, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLKDD_WORK", str(tmp_path / "elsewhere"))
+    run = done.copy(tmp_path / "copy")
+    run.baseline()
+    assert not (run.folder / ".work").exists()
+    assert (tmp_path / "elsewhere" / "copy" / "baseline" / "state.pt").exists()
+    assert os.listdir(tmp_path / "elsewhere") == ["copy"]
+
+
+def test_views_and_pixels_replay_as_they_were_drawn(done):
+    store = LogitStore.open(done["logits.h5"])
+    train = of_subset(read_clips(done["clips.csv"]), "train")
+    rule = view_rule(plain(done.configs["views"]))
+    drawn = DrawnViews(rule=rule, mode="consistent", num_views=store.num_views)
+    for clip in train:
+        for epoch in range(4):
+            assert StoredViews(store=store)(clip, epoch) == drawn(clip, epoch)
+    assert dataclasses.asdict(rule)["frames"] == store.frames_per_view
+
+
+def test_results_list_names_files_that_stages_write(done):
+    assert all(done[name].is_file() for name in RESULTS)

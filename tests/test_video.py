@@ -1,0 +1,131 @@
+import re
+import shutil
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+
+from pipeline.clips.video import decode, probe, write_video
+
+
+def test_lossless_video_round_trips_and_indices_choose_frames(tmp_path, make_video):
+    path = tmp_path / "a.mp4"
+    frames = make_video(path)
+    assert np.array_equal(decode(path), frames)
+    assert np.array_equal(decode(path, indices=[7, 2, 2]), frames[[7, 2, 2]])
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path, make_video):
+    make_video(tmp_path / "a.mp4", lossless=False)
+    make_video(tmp_path / "b.mp4", lossless=False)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_probe_counts_frames_and_measures_luma(tmp_path):
+    path = tmp_path / "a.mp4"
+    frames = np.full((6, 32, 48, 3), 0, np.uint8)
+    frames[:, 16:] = 255
+    write_video(path, frames, fps=25, crf=0)
+    info = probe(path)
+    assert (info.num_frames, info.fps, info.width, info.height) == (6, 25.0, 48, 32)
+    # Limited range: black is 16, white 235.
+    assert info.mean_luma == pytest.approx((16 + 235) / 2, abs=0.5)
+    assert info.dark_share == 0.0
+    assert info.rgb_mean == pytest.approx((0.5, 0.5, 0.5), abs=0.01)
+    assert info.rgb_square_mean == pytest.approx((0.5, 0.5, 0.5), abs=0.01)
+
+
+def test_the_range_parameter_keeps_codes_below_16(tmp_path):
+    path = tmp_path / "a.mp4"
+    frames = np.full((4, 32, 48, 3), 4, np.uint8)
+    write_video(path, frames, fps=25, crf=0)
+    # Two conversions, each off by up to one code.
+    assert decode(path, colour_range="limited").mean() == pytest.approx(4, abs=2)
+    # Read as full range, the limited-range code 16 + 4 * 219 / 255 = 19.4 comes through as it is.
+    assert decode(path, colour_range="full").mean() == pytest.approx(19.4, abs=2)
+
+
+def ffmpeg(*arguments):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg, an independent decoder, is not installed")
+    return subprocess.run(["ffmpeg", "-loglevel", "error", *arguments], check=True, capture_output=True).stdout
+
+
+def test_rotation_is_applied_as_ffmpeg_applies_it(tmp_path, make_video):
+    path, turned = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    frames = make_video(path)
+    ffmpeg("-i", path, "-c", "copy", "-metadata:s:v", "rotate=90", turned)
+    raw = ffmpeg("-i", turned, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    shown = np.frombuffer(raw, np.uint8).reshape(12, 32, 24, 3)
+    assert not np.array_equal(shown, frames.reshape(shown.shape))
+    info = probe(turned)
+    assert (info.width, info.height) == (24, 32)
+    assert info.rotation in (90, 270)
+    assert np.array_equal(decode(turned), shown)
+    assert decode(turned, size=(64, 48)).shape == (12, 64, 48, 3)
+
+
+def test_luma_is_ffmpegs_exactly_and_colour_within_two_codes(tmp_path):
+    path = tmp_path / "a.mp4"
+    rows, columns = np.mgrid[0:48, 0:64]
+    smooth = np.stack([rows + 60, columns + 60, 120 + (rows - columns) // 2], axis=-1)
+    # Smooth colour: versions of swscale differ in how they widen the colour planes at hard edges.
+    write_video(path, np.stack([smooth + 10 * t for t in range(3)]).astype(np.uint8), fps=30, crf=0)
+    planes = np.frombuffer(ffmpeg("-i", path, "-f", "rawvideo", "-"), np.uint8).reshape(3, -1)
+    assert probe(path).luma_crc32 == zlib.crc32(np.ascontiguousarray(planes[:, : 48 * 64]).data)
+    scale = "scale=flags=bilinear+accurate_rnd+bitexact,format=rgb24"
+    raw = ffmpeg("-i", path, "-vf", scale, "-f", "rawvideo", "-")
+    colours = np.frombuffer(raw, np.uint8).reshape(3, 48, 64, 3)
+    assert np.abs(decode(path).astype(int) - colours).max() <= 2
+
+
+def test_bad_files_are_refused_by_name_and_reason(tmp_path, make_video):
+    good = tmp_path / "good.mp4"
+    make_video(good, lossless=False)
+    content = good.read_bytes()
+    bad = {
+        "missing.mp4": (None, "no such file"),
+        "empty.mp4": (b"", "the file is empty"),
+        "truncated.mp4": (content[: len(content) // 2], "cannot be decoded"),
+        "text.mp4": (b"no video at all\n" * 100, "cannot be decoded"),
+        "playlist.mp4": (f"#EXTM3U\n#EXTINF:1,\n{good}\n#EXT-X-ENDLIST\n".encode(), "cannot be decoded"),
+        "concat.mp4": (f"ffconcat version 1.0\nfile {good}\n".encode(), "cannot be decoded"),
+    }
+    for name, (data, reason) in bad.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=re.escape(name) + ".*" + reason):
+            probe(tmp_path / name)
+        with pytest.raises(ValueError, match=re.escape(name) + ".*" + reason):
+            decode(tmp_path / name)
+
+
+def test_audio_alone_is_no_video(tmp_path):
+    path = tmp_path / "sound.mp4"
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", path)
+    with pytest.raises(ValueError, match=r"sound\.mp4: holds no video stream"):
+        probe(path)
+
+
+def test_a_frame_beyond_the_end_is_an_error_not_another_frame(tmp_path, make_video):
+    make_video(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="frame 12 is wanted, but only 1 of 2"):
+        decode(tmp_path / "a.mp4", indices=[3, 12])
+
+
+def test_writing_refuses_other_shapes_and_leaves_nothing(tmp_path):
+    path = tmp_path / "a.mp4"
+    with pytest.raises(ValueError, match="wanted uint8"):
+        write_video(path, np.zeros((2, 8, 8, 3), np.float32), fps=30)
+    with pytest.raises(ValueError, match="even width and height"):
+        write_video(path, np.zeros((2, 9, 8, 3), np.uint8), fps=30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_dark_clips_decode_to_the_frames_they_declare(arid6):
+    for path in sorted((arid6 / "videos").rglob("*.mp4"))[::50]:
+        info = probe(path)
+        assert decode(path, size=(64, 85)).shape == (info.num_frames, 64, 85, 3)
+        assert 33 <= info.num_frames <= 105
+        assert 7 <= info.mean_luma <= 52

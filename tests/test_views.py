@@ -1,0 +1,114 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline.clips.views import View, ViewRule, apply_view, centre_view, draw_view, pixel_crc32, training_view
+
+RULE = ViewRule(
+    frames=4,
+    sampling="consecutive",
+    stride=2,
+    loop=True,
+    frame_size=(20, 30),
+    size=16,
+    scales=(1.0, 0.8, 0.6),
+    flip=True,
+    seed=3,
+)
+
+
+def drawn(rule=RULE, number=0, clip_id="a/b.mp4", num_frames=50):
+    return draw_view(rule, clip_id=clip_id, num_frames=num_frames, number=number)
+
+
+def test_a_view_depends_on_seed_clip_and_number_alone():
+    first = drawn()
+    for number in range(5):
+        drawn(number=number)
+    assert drawn() == first
+    others = [drawn(number=1), drawn(clip_id="a/c.mp4"), drawn(dataclasses.replace(RULE, seed=4))]
+    assert first not in others
+    assert len(set(others)) == 3
+
+
+def test_drawn_views_stay_inside_video_and_frame():
+    for number in range(200):
+        view = drawn(number=number)
+        top, left, height, width = view.crop
+        assert 0 <= top <= 20 - height
+        assert 0 <= left <= 30 - width
+        assert height in (20, 16, 12)
+        assert width in (20, 16, 12)
+        assert np.diff(view.frame_indices).tolist() == [2, 2, 2]
+        assert 0 <= min(view.frame_indices) <= max(view.frame_indices) < 50
+
+
+def test_every_start_position_and_both_flips_are_drawn():
+    views = [drawn(number=number, num_frames=9) for number in range(200)]
+    assert {view.frame_indices[0] for view in views} == {0, 1, 2}
+    # Binomial(200, 1/2): 70 to 130 leaves out less than one seed in 10^4.
+    assert 70 < sum(view.flip for view in views) < 130
+
+
+def test_flip_false_gives_the_same_views_unflipped():
+    still = dataclasses.replace(RULE, flip=False)
+    for number in range(20):
+        assert drawn(still, number=number) == dataclasses.replace(drawn(number=number), flip=False)
+
+
+def test_a_short_video_loops_from_its_first_frame():
+    assert drawn(num_frames=3).frame_indices == (0, 2, 1, 0)
+    spread = dataclasses.replace(RULE, sampling="spread")
+    assert drawn(spread, num_frames=3).frame_indices == (0, 1, 2, 0)
+
+
+def test_a_short_video_is_refused_where_looping_is_forbidden():
+    with pytest.raises(ValueError, match=r"a/b\.mp4: has 6 frames, the view needs 7; set views\.loop: true"):
+        drawn(dataclasses.replace(RULE, loop=False), num_frames=6)
+
+
+def test_spread_takes_one_frame_of_each_equal_part():
+    spread = dataclasses.replace(RULE, sampling="spread")
+    for number in range(50):
+        parts = np.array(drawn(spread, number=number, num_frames=40).frame_indices) // 10
+        assert parts.tolist() == [0, 1, 2, 3]
+
+
+def test_the_centre_view_is_the_middle():
+    view = centre_view(RULE, clip_id="a", num_frames=17)
+    assert view == View(frame_indices=(5, 7, 9, 11), crop=(2, 7, 16, 16), flip=False)
+    spread = centre_view(dataclasses.replace(RULE, sampling="spread"), clip_id="a", num_frames=40)
+    assert spread.frame_indices == (5, 15, 25, 35)
+
+
+def test_epoch_t_uses_view_t_mod_v_but_independent_does_not():
+    def seen(mode, epoch):
+        return training_view(RULE, mode=mode, clip_id="a", num_frames=50, epoch=epoch, num_views=3)
+
+    assert seen("consistent", 5) == seen("consistent", 2) == drawn(clip_id="a", number=2)
+    assert seen("independent", 5) != seen("independent", 2)
+    assert seen("independent", 2) != seen("consistent", 2)
+    assert seen("fixed", 5) == centre_view(RULE, clip_id="a", num_frames=50)
+
+
+def test_applying_a_view_crops_then_flips():
+    frames = np.arange(2 * 20 * 30 * 3, dtype=np.uint32).reshape(2, 20, 30, 3).astype(np.uint8)
+    view = View(frame_indices=(0, 1), crop=(1, 2, 16, 16), flip=True)
+    assert np.array_equal(apply_view(frames, view, 16), frames[:, 1:17, 2:18][:, :, ::-1])
+
+
+def test_a_resized_crop_keeps_flat_colour_and_orientation():
+    frames = np.zeros((1, 20, 30, 3), np.uint8)
+    frames[:, :, :15] = (200, 100, 50)
+    seen = apply_view(frames, View(frame_indices=(0,), crop=(0, 5, 20, 20), flip=False), 16)
+    assert seen.shape == (1, 16, 16, 3)
+    assert seen[0, 0, 0].tolist() == [200, 100, 50]
+    assert seen[0, -1, -1].tolist() == [0, 0, 0]
+
+
+def test_the_crc_tells_one_changed_code():
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    before = pixel_crc32(pixels)
+    pixels[1, 3, 3, 2] = 1
+    assert pixel_crc32(pixels) != before
