@@ -455,18 +455,7 @@ def clean(runs: tuple[str, ...], params: Path) -> None:
 
 def _machine(params: Path) -> dict[str, Any]:
     """The section `compute` as its config and as the device; also sets torch's threads."""
-    import torch
+    from pipeline.training.machine import set_up_machine
 
     compute = read_section(params, sections.ComputeConfig)
-    # Some launchers set one thread through the environment; the parameter is what the bytes are promised for.
-    torch.set_num_threads(compute.threads)
-    name = compute.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{params}: compute.device: found '{name}', wanted auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{params}: compute.device: found '{name}', but torch sees no GPU; set it to cpu or auto")
-    return {"compute": compute, "device": device}
+    return {"compute": compute, "device": set_up_machine(compute.device, compute.threads)}

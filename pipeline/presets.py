@@ -144,8 +144,8 @@ def demo() -> Params:
         "test": f"{root}/test.txt",
         "classes": ARID_CLASSES,
     }
-    # In the rendered clips' names scenes have one number over all classes.
-    params["prepare"]["scene_pattern"] = r"_(\d+)_\d+\.[^.]+$"
+    # `Class/Class_<scene>_<clip>.mp4`: in the rendered clips a scene is one place for all classes.
+    params["prepare"]["scene_pattern"] = r"_([^_/]+)_\d+\.[^.]+$"
     params["views"] |= {"frame_size": [64, 86], "size": 56}
     params["teacher"]["epochs"] = params["student"]["epochs"] = 20
     return params

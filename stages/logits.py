@@ -1,6 +1,7 @@
 """Pass V views of every training clip through the frozen teacher, and store its logits with the views."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
-from pipeline.clips.dataset import Batch, DrawnViews, ViewDataset, load_keys
+from pipeline.clips.dataset import Batch, DrawnViews, ViewDataset, load_keys, open_dark_frames
 from pipeline.clips.files import sha256_of
 from pipeline.clips.views import pixel_crc32
 from pipeline.config import ComputeConfig, LogitsConfig
@@ -19,6 +20,39 @@ from pipeline.enhancers.enhanced_frames import open_teacher_frames
 from pipeline.inference.loading import load_recogniser
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """The teacher's forward passes, one a block."""
+
+    bright: ViewDataset
+    """Views as the teacher sees them."""
+    dark: ViewDataset
+    """The same views as the student sees them."""
+    views: DrawnViews
+    teacher: Recogniser
+    workers: int
+    device: torch.device
+
+    @torch.no_grad()
+    def blocks(self, spans: Sequence[BlockRange]) -> Iterator[tuple[int, Block]]:
+        """Number and rows of each block."""
+        keys = [[(span.view, index) for index in range(span.start, span.stop)] for span in spans]
+        batch: Batch
+        for span, batch in zip(spans, load_keys(self.bright, keys, workers=self.workers), strict=True):
+            logits = self.teacher(batch.pixels.to(self.device)).float().cpu().numpy()
+            indices = range(span.start, span.stop)
+            seen = [self.views(self.bright.clips[index], span.view) for index in indices]
+            dark = [self.dark[(span.view, index)].pixels.numpy() for index in indices]
+            block = Block(
+                logits=logits,
+                frame_indices=np.array([view.frame_indices for view in seen], np.int32),
+                crop=np.array([view.crop for view in seen], np.int32),
+                flip=np.array([view.flip for view in seen], np.bool_),
+                pixel_crc32=np.array([pixel_crc32(pixels) for pixels in dark], np.uint32),
+            )
+            yield span.number, block
 
 
 def run(
@@ -69,6 +103,7 @@ def run(
     settings = {"batch_size": config.batch_size, "mode": mode}  # not V: more views add to the kept rows
     inputs = [clip_index, teacher_checkpoint]
     with work_folder("logits", out=logit_store, settings=settings, inputs=inputs, fresh=fresh) as work:
+        cache = cache_policy(work_root(logit_store), mode=compute.cache, cache_gb=compute.cache_gb)
         source = open_teacher_frames(
             clips,
             videos,
@@ -76,34 +111,36 @@ def run(
             enhancer_on=pixels.enhancer_on,
             frame_size=rule.frame_size,
             colour_range=pixels.colour_range,
-            cache=cache_policy(work_root(logit_store), mode=compute.cache, cache_gb=compute.cache_gb),
+            cache=cache,
             device=device,
         )
         views = DrawnViews(rule=rule, mode=mode, num_views=None)
-        dataset = ViewDataset(clips, source=source, view_of=views, size=rule.size)
+        dark = open_dark_frames(
+            clips, videos, frame_size=rule.frame_size, colour_range=pixels.colour_range, cache=cache
+        )
+        passes = Passes(
+            bright=ViewDataset(clips, source=source, view_of=views, size=rule.size),
+            # The student's pixels, whose crc32 is stored: equal to the teacher's where views are enhanced.
+            dark=ViewDataset(clips, source=dark, view_of=views, size=rule.size),
+            views=views,
+            teacher=teacher.recogniser,
+            workers=compute.workers,
+            device=device,
+        )
         shard = work / "shard-0.h5"
-        _fill(shard, spec, config.batch_size, dataset, views, teacher.recogniser, compute.workers, device)
+        _fill(shard, spec, config.batch_size, passes)
         wanted = 2 / len(names) if config.minimum_top1 is None else config.minimum_top1
         summary = publish(logit_store, spec, [shard], minimum_top1=wanted)
     print(f"logits: {spec.num_rows} rows, top-1 on training views {summary.top1:.3f} (wanted {wanted:.3f} or more)")
 
 
-def _fill(
-    shard: Path,
-    spec: StoreSpec,
-    batch_size: int,
-    dataset: ViewDataset,
-    views: DrawnViews,
-    teacher: Recogniser,
-    workers: int,
-    device: torch.device,
-) -> None:
+def _fill(shard: Path, spec: StoreSpec, batch_size: int, passes: Passes) -> None:
     """Compute the blocks that the shard does not hold yet."""
     with ShardWriter(shard, spec, batch_size) as writer:
         spans = block_ranges(spec, batch_size)
         kept = [span for span in spans if span.number in writer.done]
         if kept:
-            ((_, found),) = _blocks(kept[:1], dataset, views, teacher, 0, device)
+            ((_, found),) = passes.blocks(kept[:1])
             if not _same(found, writer.read(kept[0].number)):
                 raise ValueError(
                     f"{shard}: the first kept block does not come out the same again; the machine or its libraries "
@@ -111,36 +148,9 @@ def _fill(
                 )
             print(f"logits: goes on with {len(kept)} of {len(spans)} blocks kept", flush=True)
         missing = [span for span in spans if span.number not in writer.done]
-        blocks = _blocks(missing, dataset, views, teacher, workers, device)
+        blocks = passes.blocks(missing)
         for number, block in tqdm(blocks, desc="logits", total=len(missing), unit="block", disable=None):
             writer.write(number, block)
-
-
-@torch.no_grad()
-def _blocks(
-    spans: Sequence[BlockRange],
-    dataset: ViewDataset,
-    views: DrawnViews,
-    teacher: Recogniser,
-    workers: int,
-    device: torch.device,
-) -> Iterator[tuple[int, Block]]:
-    """Forward passes, one a block: number of the block and its rows."""
-    keys = [[(span.view, index) for index in range(span.start, span.stop)] for span in spans]
-    batch: Batch
-    for span, batch in zip(spans, load_keys(dataset, keys, workers=workers), strict=True):
-        logits = teacher(batch.pixels.to(device)).float().cpu().numpy()
-        seen = [views(dataset.clips[index], span.view) for index in range(span.start, span.stop)]
-        yield (
-            span.number,
-            Block(
-                logits=logits,
-                frame_indices=np.array([view.frame_indices for view in seen], np.int32),
-                crop=np.array([view.crop for view in seen], np.int32),
-                flip=np.array([view.flip for view in seen], np.bool_),
-                pixel_crc32=np.array([pixel_crc32(pixels) for pixels in batch.pixels.numpy()], np.uint32),
-            ),
-        )
 
 
 def _same(found: Block, kept: Block) -> bool:

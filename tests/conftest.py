@@ -61,7 +61,7 @@ def small_configs():
         small = {
             "render": {"train_clips_per_class": 1, "test_clips_per_class": 1, "num_frames": 10, "frame_size": [32, 44]},
             "views": {"frames": 4, "frame_size": [32, 44], "size": 32},
-            "enhancer": {"steps": 2, "batch_size": 2},
+            "enhancer": {"steps": 40, "batch_size": 2, "lr": 0.01},
             "teacher": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0},
             "student": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0},
             "logits": {"views": 2, "batch_size": 4, "minimum_top1": 0.0},

@@ -286,6 +286,8 @@ def load_keys(
         collate_fn=_collate,
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # Its own generator: the loader draws a seed for its workers, which must not move the model's dropout.
+        generator=torch.Generator(),
     )
 
 

@@ -36,7 +36,7 @@ def provenance(*, num_views: int, split_sha256: str) -> dict[str, Scalar]:
     return {
         "num_views": num_views,
         "split_sha256": split_sha256,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "numpy": str(np.__version__),
         "av": av_version(),
     }

@@ -1,0 +1,41 @@
+"""The machine that a stage runs on: device, threads, and how memory is given back."""
+
+import ctypes
+
+import torch
+
+# Parameters of glibc's mallopt, from malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def set_up_machine(device: str, threads: int) -> torch.device:
+    """Choose the device, set torch's threads and keep freed memory for the next step.
+
+    Args:
+        device: auto (a GPU where there is one), cpu, cuda or cuda:N.
+        threads: CPU threads of torch.
+
+    Raises:
+        ValueError: no such device.
+    """
+    keep_freed_memory()
+    # Some launchers set one thread through the environment; the parameter is what the bytes are promised for.
+    torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"compute.device: found '{device}', wanted auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"compute.device: found '{device}', but torch sees no GPU; set it to cpu or auto")
+    return chosen
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors free: a training step asks for the same sizes again, and fresh pages cost time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # only glibc has it
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 1 << 26)
