@@ -118,7 +118,7 @@ def tiny() -> Params:
         "head_dropout": 0.2,
         "normalization": "dataset",
         "epochs": 25,
-        "batch_size": 16,
+        "batch_size": 8,
         "lr": 2e-3,
         "weight_decay": 1e-2,
         "schedule": "cosine",

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.clips.video import Frames
 
-PIXEL_PATH = "orient, swscale bilinear accurate bitexact, crop, torch bilinear antialias, flip; 1"
+PIXEL_PATH = "orient, swscale bilinear accurate bitexact full chroma, crop, torch bilinear antialias, flip; 1"
 """Names the arithmetic between file and pixels; change it with the arithmetic, since stored views depend on it."""
 
 
