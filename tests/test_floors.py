@@ -127,8 +127,11 @@ def test_declared_code_is_what_the_stage_imports(stage):
 def test_declared_files_are_those_of_the_command():
     for name, stage in declared().items():
         command = stage["cmd"]
-        outs = [out if isinstance(out, str) else next(iter(out)) for key in ("outs", "metrics", "plots")
-                for out in stage.get(key, [])]
+        outs = [
+            out if isinstance(out, str) else next(iter(out))
+            for key in ("outs", "metrics", "plots")
+            for out in stage.get(key, [])
+        ]
         deps = [dep for dep in stage["deps"] if not dep.endswith(".py")]
         for path in [*outs, *deps]:
             assert path in command, f"{name}: {path} is not in the command"

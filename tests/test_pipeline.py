@@ -152,7 +152,7 @@ def test_the_student_refuses_a_store_of_other_clips(done, tmp_path):
     clips = run["clips.csv"].read_text()
     sha256 = next(clip for clip in read_clips(run["clips.csv"]) if clip.subset == "train").sha256
     run["clips.csv"].write_text(clips.replace(sha256, "f" * 64))
-    with pytest.raises(ValueError, match="sha256|content"):
+    with pytest.raises(ValueError, match=r"sha256|content"):
         run.student()
 
 
@@ -238,8 +238,10 @@ def test_select_best_needs_held_out_scenes_and_uses_them(done, tmp_path, small_c
     held.folder.mkdir()
     held.render()
     held.prepare(ARID_CLASSES)
-    scenes = {subset: {c.scene for c in of_subset(read_clips(held["clips.csv"]), subset)} for subset in
-              ("train", "holdout", "test")}
+    scenes = {
+        subset: {c.scene for c in of_subset(read_clips(held["clips.csv"]), subset)}
+        for subset in ("train", "holdout", "test")
+    }
     assert len(scenes["holdout"]) == 1
     assert not scenes["holdout"] & (scenes["train"] | scenes["test"])
     held.baseline()

@@ -1,0 +1,106 @@
+import re
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import presets
+from pipeline.config import (
+    SECTION_TYPES,
+    BaselineConfig,
+    EnhancerConfig,
+    StudentConfig,
+    TeacherConfig,
+    ViewsConfig,
+    parse,
+    plain,
+    read_inputs,
+    read_params,
+    read_section,
+)
+
+
+def write(path, **changes):
+    presets.write_params(path, presets.demo(), name="demo", force=True)
+    params = YAML(typ="safe", pure=True).load(path.read_text())
+    for section, values in changes.items():
+        if isinstance(values, dict):
+            params[section] |= values
+        else:
+            params[section] = values
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+    return path
+
+
+@pytest.mark.parametrize("section", SECTION_TYPES)
+def test_every_section_reads_back_as_it_was_written(tmp_path, section):
+    path = write(tmp_path / "params.yaml")
+    assert plain(read_section(path, SECTION_TYPES[section])) == presets.demo()[section]
+
+
+def test_the_baseline_reads_the_students_section_without_the_soft_targets(tmp_path):
+    path = write(tmp_path / "params.yaml")
+    extra = ("kd_weight", "kd_decay", "temperature", "scale_by_temperature_squared", "pixel_check")
+    baseline = read_section(path, BaselineConfig, extra=extra)
+    assert plain(baseline) == {key: value for key, value in presets.demo()["student"].items() if key not in extra}
+    with pytest.raises(ValueError, match="unknown key 'kd_"):
+        read_section(path, BaselineConfig)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (StudentConfig, {"temprature": 5.0}, r"student: unknown key 'temprature'; known keys are model.*temperature"),
+        (StudentConfig, {"epochs": "ten"}, r"student\.epochs: found 'ten' \(str\), wanted int"),
+        (StudentConfig, {"epochs": True}, r"student\.epochs: found True \(bool\), wanted int"),
+        (StudentConfig, {"epochs": 2.5}, r"student\.epochs: found 2\.5 \(float\), wanted int"),
+        (StudentConfig, {"epochs": 0}, r"student\.epochs: found 0, wanted at least 1"),
+        (StudentConfig, {"lr": None}, r"student\.lr: found None"),
+        (StudentConfig, {"lr": float("nan")}, r"student\.lr: found nan, wanted a number"),
+        (StudentConfig, {"temperature": 0}, r"student\.temperature: found 0\.0, wanted more than 0"),
+        (StudentConfig, {"kd_decay": 1.5}, r"student\.kd_decay: found 1\.5, wanted 0 to 1"),
+        (TeacherConfig, {"head": "bert"}, r"teacher\.head: found 'bert', wanted one of attention, average"),
+        (ViewsConfig, {"frame_size": [64]}, r"views\.frame_size: found \[64\], wanted a list of 2"),
+        (ViewsConfig, {"size": 99}, r"views\.size: found 99, wanted 1 to the short side"),
+        (ViewsConfig, {"scales": []}, r"views\.scales: found none"),
+        (EnhancerConfig, {"on": "never"}, r"enhancer\.on: found 'never', wanted one of frame, view"),
+    ],
+)
+def test_bad_values_name_place_found_and_wanted(kind, changes, message):
+    section = kind.__name__.removesuffix("Config").lower()
+    with pytest.raises(ValueError, match=message):
+        parse(kind, presets.demo()[section] | changes, where=section)
+
+
+def test_a_missing_key_is_named():
+    values = presets.demo()["student"]
+    del values["lr"]
+    with pytest.raises(ValueError, match="student: key 'lr' is missing; known keys are model"):
+        parse(StudentConfig, values, where="student")
+
+
+def test_files_that_are_no_parameters_are_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    with pytest.raises(ValueError, match="no such file; run `dlkdd use demo`"):
+        read_params(path)
+    for text, message in {
+        "a: [": "is no YAML",
+        "- 1": "found list, wanted a mapping",
+        "x: 1": "unknown section 'x'",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_params(path)
+    with pytest.raises(ValueError, match=r"found runs \['other'\].*inputs of \['demo'\]"):
+        read_params(write(path, runs=["other"], rendered=[]))
+    with pytest.raises(ValueError, match=r"inputs: no run 'night'; known runs are demo"):
+        read_inputs(write(path), "night")
+
+
+def test_plain_words_stay_words_and_short_numbers_numbers(tmp_path):
+    path = tmp_path / "params.yaml"
+    presets.write_params(path, presets.demo(), name="demo", force=True)
+    text = path.read_text().replace("on: frame", "on: view").replace("lr: 0.002", "lr: 2e-3")
+    path.write_text(text)
+    assert read_section(path, EnhancerConfig).on == "view"
+    assert read_section(path, TeacherConfig).lr == 0.002
