@@ -119,7 +119,7 @@ def tiny() -> Params:
         "normalization": "dataset",
         "epochs": 25,
         "batch_size": 8,
-        "lr": 2e-3,
+        "lr": 4e-3,
         "weight_decay": 1e-2,
         "schedule": "cosine",
         "warmup_epochs": 2,
@@ -146,7 +146,8 @@ def demo() -> Params:
     }
     # `Class/Class_<scene>_<clip>.mp4`: in the rendered clips a scene is one place for all classes.
     params["prepare"]["scene_pattern"] = r"_([^_/]+)_\d+\.[^.]+$"
-    params["views"] |= {"frame_size": [64, 86], "size": 56}
+    # Crops of the view's own size: nothing to resize.
+    params["views"] |= {"frame_size": [64, 86], "size": 56, "scales": [0.875], "sampling": "consecutive"}
     params["teacher"]["epochs"] = params["student"]["epochs"] = 20
     return params
 

@@ -7,7 +7,8 @@ import torch
 
 from pipeline import presets
 from pipeline.clips.video import write_video
-from pipeline.config import SECTION_TYPES, parse
+from pipeline.cli import STUDENT_ONLY
+from pipeline.config import SECTION_TYPES, BaselineConfig, parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,8 +54,8 @@ def _folder_from(variable, what):
 
 
 @pytest.fixture(scope="session")
-def small_configs():
-    """Every section of a small run as its dataclass; arguments change single values: small_configs(student={...})."""
+def small_params():
+    """Parameters of a small run; arguments change single values: small_params(student={...})."""
 
     def make(**changes):
         params = presets.demo()
@@ -70,6 +71,19 @@ def small_configs():
         }
         for section in SECTION_TYPES:
             params[section] |= small.get(section, {}) | changes.get(section, {})
-        return {name: parse(kind, params[name], where=name) for name, kind in SECTION_TYPES.items()}
+        return params
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_configs(small_params):
+    """Every section of a small run as its dataclass."""
+
+    def make(**changes):
+        params = small_params(**changes)
+        configs = {name: parse(kind, params[name], where=name) for name, kind in SECTION_TYPES.items()}
+        # The baseline reads the student's section without the soft targets.
+        return configs | {"baseline": parse(BaselineConfig, params["student"], where="student", extra=STUDENT_ONLY)}
 
     return make

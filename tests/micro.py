@@ -114,7 +114,7 @@ class Run:
             self.videos,
             self["statistics.json"],
             *[self[f"baseline{end}"] for end in (".safetensors", "_curve.csv", "_timings.json")],
-            config=self.configs["student"],
+            config=self.configs["baseline"],
             **self._dark(),
         )
 

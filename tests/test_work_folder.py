@@ -60,7 +60,10 @@ def test_another_stage_clears_unfinished_work_but_not_rows_and_frames(tmp_path):
 
 
 def test_a_missing_input_names_the_file(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.csv: no such file"), hold(tmp_path / "x", inputs=[tmp_path / "none.csv"]):
+    with (
+        pytest.raises(ValueError, match=r"none\.csv: no such file"),
+        hold(tmp_path / "x", inputs=[tmp_path / "none.csv"]),
+    ):
         pass
 
 

@@ -1,0 +1,147 @@
+"""Killed stages go on from what they finished and end in the bytes of a run that was never stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from micro import Run
+
+from pipeline import presets
+from pipeline.presets import ARID_CLASSES
+
+ROOT = Path(__file__).parents[1]
+LONGER = {
+    "teacher": {"epochs": 8},
+    "student": {"epochs": 8},
+    "enhancer": {"steps": 200},
+    "logits": {"views": 8, "batch_size": 2},
+}
+
+# Stage: what it needs, what it writes, and the file whose appearance says that it has finished a part.
+STAGES = {
+    "render": (["--out", "rendered"], ["rendered"], ".work/render/clips/videos/Run"),
+    "prepare": (
+        ["--run", "demo", "--videos", "rendered/videos", "--train", "rendered/train.txt", "--test", "rendered/test.txt"]
+        + ["--clips", "clips.csv", "--statistics", "statistics.json", "--quarantine", "quarantine.csv"],
+        ["clips.csv", "statistics.json", "quarantine.csv"],
+        ".work/prepare/probed.jsonl",
+    ),
+    "enhancer": (
+        ["--checkpoint", "enhancer.safetensors", "--contact-sheet", "enhancer.png", "--figures", "enhancer.json"],
+        ["enhancer.safetensors", "enhancer.png", "enhancer.json"],
+        ".work/enhancer/state.pt",
+    ),
+    "teacher": (
+        ["--enhancer", "enhancer.safetensors", "--card", "teacher.json"],
+        ["teacher.safetensors", "teacher.json", "teacher_curve.csv"],
+        ".work/teacher/state.pt",
+    ),
+    "logits": (["--teacher", "teacher.safetensors", "--store", "logits.h5"], ["logits.h5"], ".work/logits/shard-0.h5"),
+    "student": (
+        ["--statistics", "statistics.json", "--store", "logits.h5", "--teacher-card", "teacher.json"],
+        ["student.safetensors", "student_curve.csv"],
+        ".work/student/state.pt",
+    ),
+    "baseline": (
+        ["--statistics", "statistics.json"],
+        ["baseline.safetensors", "baseline_curve.csv"],
+        ".work/baseline/state.pt",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, small_configs):
+    run = Run(tmp_path_factory.mktemp("whole") / "micro", small_configs(**LONGER))
+    run.folder.mkdir()
+    run.render()
+    run.prepare(ARID_CLASSES)
+    for stage in ("enhancer", "teacher", "logits", "student", "baseline"):
+        getattr(run, stage)()
+    return run
+
+
+def start(stage, folder, params):
+    presets.write_params(folder / "params.yaml", params, name="demo", force=True)
+    arguments = list(STAGES[stage][0])
+    if stage not in ("render", "prepare"):
+        arguments += ["--clips", "clips.csv", "--videos", "rendered/videos"]
+    if stage in ("teacher", "student", "baseline"):
+        arguments += ["--checkpoint", f"{stage}.safetensors", "--curve", f"{stage}_curve.csv"]
+        arguments += ["--timings", f"{stage}_timings.json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", stage, *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(path, process, limit_sec=120):
+    """Until the stage has finished a part; the file is looked for, nothing is slept through blindly."""
+    end = time.monotonic() + limit_sec
+    while not (path.exists() and (path.is_dir() or path.stat().st_size)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, f"{path} never appeared"
+        time.sleep(0.002)
+
+
+def content(folder, outs):
+    files = [
+        path for out in outs for path in ([folder / out] if (folder / out).is_file() else (folder / out).rglob("*"))
+    ]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.is_file()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(done, tmp_path, small_params, stage):
+    _, outs, sign = STAGES[stage]
+    folder = done.copy(tmp_path / "copy").folder
+    for out in outs:
+        shutil.rmtree(folder / out) if (folder / out).is_dir() else (folder / out).unlink()
+    params = small_params(**LONGER)
+    with start(stage, folder, params) as process:
+        wait_for(folder / sign, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert content(folder, outs[:1]) == {}
+    with start(stage, folder, params) as process:
+        output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert content(folder, outs) == content(done.folder, outs)
+    if stage in ("teacher", "student", "baseline", "enhancer", "logits"):
+        assert "goes on" in output
+
+
+def test_ctrl_c_exits_130_and_leaves_no_out(done, tmp_path, small_params):
+    folder = done.copy(tmp_path / "copy").folder
+    (folder / "teacher.safetensors").unlink()
+    with start("teacher", folder, small_params(**LONGER)) as process:
+        wait_for(folder / ".work/teacher/state.pt", process)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate()[0]
+    assert process.returncode == 130
+    assert "stopped; start again to go on" in output
+    assert not (folder / "teacher.safetensors").exists()
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path, monkeypatch):
+    import errno
+
+    from pipeline.clips.files import replacing
+
+    path = tmp_path / "out"
+    path.write_text("old")
+    with (
+        pytest.raises(OSError, match=r"out: the disk is full \(\d+ bytes free\).*`dvc checkout`"),
+        replacing(path) as part,
+    ):
+        part.write_text("ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
