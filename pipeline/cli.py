@@ -433,13 +433,18 @@ def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
 
 @cli.command()
 @click.argument("runs", nargs=-1)
+@click.option("--into", type=PATH, help="Also write the tables into this document, between its markers.")
 @params_option
-def table(runs: tuple[str, ...], params: Path) -> None:
+def table(runs: tuple[str, ...], into: Path | None, params: Path) -> None:
     """Print the results of RUNS (default: all of params.yaml) and where their files lie."""
-    from pipeline.table import results_table
+    from pipeline.table import as_text, read_results, write_into
 
     for run in runs or read_params(params)["runs"]:
-        click.echo(results_table(Path("data") / run, run))
+        folder = Path("data") / run
+        results = read_results(folder, run)
+        click.echo(as_text(results, folder))
+        if into is not None:
+            write_into(into, results)
 
 
 @cli.command()

@@ -1,42 +1,75 @@
-"""The results of a run as text."""
+"""The results of a run as text: for the terminal, and for docs/."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pipeline.clips.files import replacing
 
 MODELS = ("baseline", "teacher", "student")
 
 
-def results_table(folder: Path, run: str) -> str:
-    """What `dlkdd table` prints of a run: the three models, how they stand to each other, where the files lie.
+def read_results(folder: Path, run: str) -> dict[str, Any]:
+    """All figures of a run as one record.
 
     Raises:
         ValueError: the run has not been evaluated.
     """
-    metrics = _read(folder / "metrics.json")
+    timings = {model: _read(folder / f"{model}_timings.json") for model in MODELS}
+    return {"run": run, "metrics": _read(folder / "metrics.json"), "timings": timings}
+
+
+def as_text(results: Mapping[str, Any], folder: Path) -> str:
+    """What `dlkdd table` prints: the three models, how they stand to each other, where the files lie."""
+    metrics = results["metrics"]
     lines = [
-        f"{run}: {metrics['n']} test clips",
+        f"{results['run']}: {metrics['n']} test clips",
         f"{'model':<10}{'top-1':>7}  {'95 % interval':<15}{'n':>5}{'training s':>12}{'peak memory':>14}",
     ]
-    for model in MODELS:
-        figures, timings = metrics[model], _read(folder / f"{model}_timings.json")
-        interval = f"{figures['top1_low']:.3f} - {figures['top1_high']:.3f}"
-        memory = f"{timings['peak_memory_bytes'] / 1e9:.2f} GB"
-        row = f"{model:<10}{figures['top1']:>7.3f}  {interval:<15}{metrics['n']:>5}"
-        lines.append(f"{row}{timings['seconds']:>12.0f}{memory:>14}")
-    lines += ["", *(_comparison(metrics, other) for other in ("baseline", "teacher")), ""]
+    for cells in _rows(results):
+        model, top1, interval, n, seconds, memory = cells
+        lines.append(f"{model:<10}{top1:>7}  {interval:<15}{n:>5}{seconds:>12}{memory:>14}")
+    lines += ["", *(comparison(metrics, other) for other in ("baseline", "teacher")), ""]
     files = {
         "logit store": "logits.h5",
         "checkpoints": "{baseline,teacher,student}.safetensors",
         "metrics": "metrics.json",
         "predictions": "predictions.csv",
-        "enhancer's frames": "enhancer.png",
+        "enhanced frames": "enhancer.png",
     }
     lines += [f"{what:<18}{folder / name}" for what, name in files.items()]
     return "\n".join(lines)
 
 
-def _comparison(metrics: dict[str, Any], other: str) -> str:
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """The same as a Markdown table, for docs/."""
+    lines = ["| model | top-1 | 95 % interval | n | training s | peak memory |", "|---|---|---|---|---|---|"]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _rows(results)]
+    lines += ["", *(f"* {comparison(results['metrics'], other)}." for other in ("baseline", "teacher"))]
+    return "\n".join(lines)
+
+
+def write_into(document: Path, results: Mapping[str, Any]) -> None:
+    """Replace a run's table in a document, between `<!-- RUN -->` and `<!-- end RUN -->`, and keep its figures beside.
+
+    Raises:
+        ValueError: the document holds no such markers.
+    """
+    run = results["run"]
+    text = document.read_text(encoding="utf-8")
+    block = re.compile(rf"(<!-- {re.escape(run)} -->\n).*?(<!-- end {re.escape(run)} -->)", re.DOTALL)
+    if block.search(text) is None:
+        raise ValueError(f"{document}: holds no lines `<!-- {run} -->` and `<!-- end {run} -->`; add them")
+    table = as_markdown(results)
+    with replacing(document) as partial:
+        partial.write_text(block.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
+    with replacing(document.parent / "results" / f"{run}.json") as partial:
+        partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def comparison(metrics: Mapping[str, Any], other: str) -> str:
     """One honest line: the difference, its interval, and whether it can be told from chance."""
     found = metrics[f"student_minus_{other}"]
     low, high = found["difference_low"], found["difference_high"]
@@ -46,6 +79,23 @@ def _comparison(metrics: dict[str, Any], other: str) -> str:
         f"only the student right {found['only_first']}, only the {other} right {found['only_second']}; "
         f"sign test p = {found['p_value']:.2f}: {verdict} by these {metrics['n']} clips and one seed"
     )
+
+
+def _rows(results: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for model in MODELS:
+        figures, timings = results["metrics"][model], results["timings"][model]
+        rows.append(
+            [
+                model,
+                f"{figures['top1']:.3f}",
+                f"{figures['top1_low']:.3f} - {figures['top1_high']:.3f}",
+                str(results["metrics"]["n"]),
+                f"{timings['seconds']:.0f}",
+                f"{timings['peak_memory_bytes'] / 1e9:.2f} GB",
+            ]
+        )
+    return rows
 
 
 def _read(path: Path) -> dict[str, Any]:

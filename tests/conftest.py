@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline import presets
-from pipeline.clips.video import write_video
 from pipeline.cli import STUDENT_ONLY
+from pipeline.clips.video import write_video
 from pipeline.config import SECTION_TYPES, BaselineConfig, parse
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,73 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import cli
+from pipeline.table import as_markdown, as_text, write_into
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORDS = sorted((ROOT / "docs" / "results").glob("*.json"))
+
+
+def block(text, run):
+    found = re.search(rf"<!-- {re.escape(run)} -->\n(.*?)\n<!-- end {re.escape(run)} -->", text, re.DOTALL)
+    return found and found[1]
+
+
+def test_there_are_results_of_rendered_and_of_real_clips():
+    assert {path.stem for path in RECORDS} >= {"demo", "arid6", "egogest-1"}
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_tables_in_the_documents_are_their_json(path):
+    results = json.loads(path.read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert block(text, results["run"]) == as_markdown(results)
+
+
+def test_the_demos_figures_in_the_readme_are_those_of_its_json():
+    results = json.loads((ROOT / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
+    shown = as_text(results, Path("data/demo"))
+    assert shown in README
+
+
+def test_the_readme_names_only_commands_and_files_that_exist():
+    for command in re.findall(r"dlkdd ([a-z]+)", README):
+        assert command in cli.commands, command
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z]+)`", README):
+        assert re.search(rf"^{target}:", targets, re.MULTILINE), target
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+    options = {
+        option
+        for command in cli.commands.values()
+        for each in command.params
+        for option in [*each.opts, *each.secondary_opts]
+    }
+    for line in re.findall(r"^dlkdd .*", README, re.MULTILINE):
+        for option in re.findall(r" (--[a-z-]+)", line):
+            assert option in options, line
+
+
+def test_writing_a_table_needs_its_markers(tmp_path):
+    results = json.loads(RECORDS[0].read_text(encoding="utf-8")) | {"run": "x"}
+    document = tmp_path / "a.md"
+    document.write_text("before\n<!-- x -->\nold\n<!-- end x -->\nafter\n")
+    write_into(document, results)
+    text = document.read_text()
+    assert block(text, "x") == as_markdown(results)
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    document.write_text("nothing")
+    with pytest.raises(ValueError, match="holds no lines `<!-- x -->`"):
+        write_into(document, results)
+
+
+def test_no_document_or_code_names_this_machine():
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("pipeline/**/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"/(home|root|Users|work)/", text), path

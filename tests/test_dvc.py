@@ -1,0 +1,155 @@
+"""The pipeline as DVC runs it, in a copy of the project with a small run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from micro import RESULTS
+
+from pipeline import presets
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "*_cache", "__pycache__", "data", "*.egg-info", "tmp", "cache", ".hypothesis"
+)
+BIN = Path(sys.executable).parent
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("git") is None or not (BIN / "dvc").exists() or not (BIN / "dlkdd").exists(),
+    reason="needs git, and dvc and dlkdd beside this Python",
+)
+
+
+class Project:
+    """A copy of the project under git, with a small demo run."""
+
+    def __init__(self, folder, params):
+        self.folder = folder
+        shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        presets.write_params(folder / "params.yaml", params, name="demo", force=True)
+        for arguments in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "."],
+        ):
+            subprocess.run(["git", *arguments], cwd=folder, check=True)
+
+    def start(self, *arguments):
+        # The copy's own code runs, not the project's that is installed beside this Python.
+        environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.folder)}
+        environment |= {"DVC_NO_ANALYTICS": "1", "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t"}
+        environment |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+        return subprocess.Popen(
+            [BIN / "dvc", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def dvc(self, *arguments):
+        with self.start(*arguments) as process:
+            output = process.communicate()[0]
+        assert process.returncode == 0, output
+        return output
+
+    def ran(self, *arguments):
+        """Stages that a command ran."""
+        return [
+            line.split("'")[1].split("@")[0] for line in self.dvc(*arguments).splitlines() if "Running stage" in line
+        ]
+
+    def results(self):
+        return {name: (self.folder / "data/demo" / name).read_bytes() for name in RESULTS}
+
+    def edit(self, name, old, new):
+        path = self.folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, small_params):
+    made = Project(tmp_path_factory.mktemp("dvc") / "project", small_params(teacher={"epochs": 4}))
+    made.first = made.ran("repro")
+    return made
+
+
+def test_a_bare_repro_runs_every_stage_and_a_second_one_none(project):
+    assert sorted(project.first) == sorted(
+        ["render", "prepare", "enhancer", "teacher", "logits", "student", "baseline", "evaluate"]
+    )
+    assert project.ran("repro") == []
+    assert "student@demo" in project.dvc("dag")
+
+
+def test_metrics_and_plots_show(project):
+    shown = project.dvc("metrics", "show", "--md")
+    assert "student.top1" in shown
+    assert "teacher.calibration_error" in shown
+    assert "file://" in project.dvc("plots", "show")
+    page = (project.folder / "dvc_plots" / "index.html").read_text()
+    for plot in ("student_curve.csv", "teacher_curve.csv", "confusion.csv"):
+        assert plot in page
+
+
+def test_outs_of_a_repeated_run_are_the_same_bytes(project):
+    before = project.results()
+    assert "evaluate" in project.ran("repro", "--force")
+    assert project.results() == before
+
+
+def test_a_changed_kd_weight_reruns_the_student_and_what_follows(project):
+    project.edit("params.yaml", "kd_weight: 1.5", "kd_weight: 0.5")
+    assert "student.kd_weight" in project.dvc("params", "diff")
+    assert project.ran("repro") == ["student", "evaluate"]
+    project.edit("params.yaml", "kd_weight: 0.5", "kd_weight: 1.5")
+    # The run cache gives back what was computed before.
+    assert project.ran("repro") == []
+
+
+def test_a_changed_help_text_reruns_nothing(project):
+    project.edit("pipeline/cli.py", "Start anew instead", "Begin anew instead")
+    project.edit("pipeline/config.py", "Passes over the training clips.", "Passes over all training clips.")
+    assert project.ran("repro") == []
+
+
+def test_an_experiment_runs_what_its_parameter_changes(project):
+    output = project.dvc("exp", "run", "-S", "student.kd_weight=0")
+    assert "Running stage 'student@demo'" in output
+    assert "Running stage 'teacher@demo'" not in output
+    assert "kd_weight: 0" in (project.folder / "params.yaml").read_text()
+    project.edit("params.yaml", "kd_weight: 0\n", "kd_weight: 1.5\n")
+    project.dvc("repro")
+
+
+def test_a_killed_repro_goes_on_and_ends_in_the_same_bytes(project):
+    before = project.results()
+    project.edit("params.yaml", "kd_decay: 0.95", "kd_decay: 0.9")
+    project.edit("params.yaml", "scale_by_temperature_squared: false", "scale_by_temperature_squared: true")
+    project.dvc("repro")
+    wanted = project.results()
+    assert wanted != before
+    shutil.rmtree(project.folder / ".dvc/cache/runs")
+    shutil.rmtree(project.folder / "data/demo/.work")
+    state = project.folder / "data/demo/.work/student/state.pt"
+    with project.start("repro", "--force", "--single-item", "student@demo") as process:
+        end = time.monotonic() + 120
+        while not state.exists() and time.monotonic() < end:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert state.exists()
+    assert not (project.folder / "data/demo/student.safetensors").exists()
+    output = project.dvc("repro")
+    assert "goes on after epoch" in output
+    assert project.results() == wanted
