@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli import STUDENT_ONLY
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, Batches, CentreViews, DrawnViews, ViewDataset, open_dark_frames
 from pipeline.clips.views import view_rule
 from pipeline.config import (
+    STUDENT_ONLY,
     BaselineConfig,
     ComputeConfig,
     LogitsConfig,

@@ -1,7 +1,6 @@
 """The command line: converts arguments, calls a stage, maps errors to messages and exit codes."""
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-
-# The student's own keys of the section `student`, which the baseline leaves alone.
-STUDENT_ONLY = tuple(
-    field.name
-    for field in dataclasses.fields(sections.StudentConfig)
-    if field.name not in {field.name for field in dataclasses.fields(sections.BaselineConfig)}
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,17 +56,17 @@ def stage_options(command: Command) -> Command:
     return params_option(fresh(command))
 
 
-def existing(name: str, text: str) -> Callable[[Command], Command]:
-    """A required option that names an input."""
+def required_path(name: str, text: str) -> Callable[[Command], Command]:
+    """A required option that names a file or folder."""
     return click.option(name, type=PATH, required=True, help=text)
 
 
-clips_option = existing("--clips", "clips.csv of the run.")
-videos_option = existing("--videos", "Root that clip ids are relative to.")
-checkpoint_option = existing("--checkpoint", "Checkpoint to write.")
-curve_option = existing("--curve", "Learning curve to write, csv.")
-timings_option = existing("--timings", "Seconds and memory to write, json.")
-statistics_option = existing("--statistics", "Figures of the dark training frames, from prepare.")
+clips_option = required_path("--clips", "clips.csv of the run.")
+videos_option = required_path("--videos", "Root that clip ids are relative to.")
+checkpoint_option = required_path("--checkpoint", "Checkpoint to write.")
+curve_option = required_path("--curve", "Learning curve to write, csv.")
+timings_option = required_path("--timings", "Seconds and memory to write, json.")
+statistics_option = required_path("--statistics", "Figures of the dark training frames, from prepare.")
 
 
 @cli.command()
@@ -85,7 +77,7 @@ statistics_option = existing("--statistics", "Figures of the dark training frame
 @click.option("--test", type=PATH, help="The same of the test clips.")
 @click.option("--classes", type=PATH, help="Table of class ids and names, where the lists hold ids.")
 @click.option("--folder", type=FOLDER, help="Folder of class folders, perhaps below train/ and test/.")
-@click.option("--model", default="r2plus1d_34", show_default=True, help="Backbone of teacher and student.")
+@click.option("--model", type=click.Choice(sections.MODELS), help="Backbone of teacher and student. [r2plus1d_34]")
 @click.option("--head", type=click.Choice(["attention", "average"]), help="What follows the backbone.")
 @click.option("--frames", type=int, help="Frames a view.")
 @click.option("--sampling", type=click.Choice(["consecutive", "spread"]), help="How a view takes them.")
@@ -125,6 +117,14 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
 
 
 def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
+    needed = {"demo": (), "arid": ("videos", "lists")}.get(
+        name, ("videos", "train", "test", "classes", "folder", "model")
+    )
+    known = ("videos", "lists", "train", "test", "classes", "folder", "model")
+    for key in known:
+        if options[key] is not None and key not in needed:
+            raise click.UsageError(f"--{key} does not go with `dlkdd use {name}`; use --set for single values")
+    model = options["model"] or "r2plus1d_34"
     if name == "demo":
         return presets.demo()
     if name == "arid":
@@ -132,7 +132,7 @@ def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
             raise click.UsageError("arid needs --videos ROOT and --lists FOLDER")
         return presets.arid(options["videos"], options["lists"])
     if options["folder"] is not None:
-        return presets.own_folder(name, options["folder"], model=options["model"])
+        return presets.own_folder(name, options["folder"], model=model)
     missing = [f"--{key}" for key in ("train", "test", "videos") if options[key] is None]
     if missing:
         raise click.UsageError(f"{name}: {', '.join(missing)} missing; give lists and --videos, or --folder")
@@ -142,12 +142,12 @@ def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
         train=options["train"],
         test=options["test"],
         classes=options["classes"],
-        model=options["model"],
+        model=model,
     )
 
 
 @cli.command()
-@existing("--out", "Folder to write: videos, lists, what each clip shows.")
+@required_path("--out", "Folder to write: videos, lists, what each clip shows.")
 @click.option("--train-clips", "train_clips_per_class", type=int, help="Training clips of each class.")
 @click.option("--test-clips", "test_clips_per_class", type=int, help="Test clips of each class.")
 @click.option("--frames", "num_frames", type=int, help="Frames a clip.")
@@ -157,25 +157,21 @@ def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
 @stage_options
 def render(out: Path, params: Path, fresh: bool, **options: Any) -> None:
     """Render dark-action clips; values not given are those of params.yaml."""
-    from pipeline.training.work_folder import work_root
     from stages import render as stage
 
-    work = work_root(out) / "render"
-    if fresh:
-        shutil.rmtree(work, ignore_errors=True)
     given = {key: value for key, value in options.items() if value is not None}
     config = dataclasses.replace(read_section(params, sections.RenderConfig), **given)
-    stage.run(out, config=config, work=work)
+    stage.run(out, config=config, fresh=fresh)
 
 
 @cli.command()
 @click.option("--run", required=True, help="Run whose class names in params.yaml are used.")
 @videos_option
-@existing("--train", "Training list, or folder of class folders.")
-@existing("--test", "Test list, or folder of class folders.")
-@existing("--clips", "clips.csv to write.")
-@existing("--statistics", "Figures of the training frames to write, json.")
-@existing("--quarantine", "List of bad videos to write, csv.")
+@required_path("--train", "Training list, or folder of class folders.")
+@required_path("--test", "Test list, or folder of class folders.")
+@required_path("--clips", "clips.csv to write.")
+@required_path("--statistics", "Figures of the training frames to write, json.")
+@required_path("--quarantine", "List of bad videos to write, csv.")
 @stage_options
 def prepare(
     run: str,
@@ -209,8 +205,8 @@ def prepare(
 @clips_option
 @videos_option
 @checkpoint_option
-@existing("--contact-sheet", "Picture of raw and enhanced frames to write, png.")
-@existing("--figures", "What the enhancer does to held-out frames, json.")
+@required_path("--contact-sheet", "Picture of raw and enhanced frames to write, png.")
+@required_path("--figures", "What the enhancer does to held-out frames, json.")
 @stage_options
 def enhancer(
     clips: Path, videos: Path, checkpoint: Path, contact_sheet: Path, figures: Path, params: Path, fresh: bool
@@ -234,9 +230,9 @@ def enhancer(
 @cli.command()
 @clips_option
 @videos_option
-@existing("--enhancer", "The enhancer's checkpoint.")
+@required_path("--enhancer", "The enhancer's checkpoint.")
 @checkpoint_option
-@existing("--card", "What the teacher's logits are known by, to write, json.")
+@required_path("--card", "What the teacher's logits are known by, to write, json.")
 @curve_option
 @timings_option
 @stage_options
@@ -273,8 +269,8 @@ def teacher(
 @cli.command()
 @clips_option
 @videos_option
-@existing("--teacher", "The teacher's checkpoint.")
-@existing("--store", "Logit store to write, HDF5.")
+@required_path("--teacher", "The teacher's checkpoint.")
+@required_path("--store", "Logit store to write, HDF5.")
 @stage_options
 def logits(clips: Path, videos: Path, teacher: Path, store: Path, params: Path, fresh: bool) -> None:
     """Store the teacher's logits for V views of every training clip."""
@@ -296,8 +292,8 @@ def logits(clips: Path, videos: Path, teacher: Path, store: Path, params: Path, 
 @clips_option
 @videos_option
 @statistics_option
-@existing("--store", "Logit store of the teacher.")
-@existing("--teacher-card", "The teacher's card; its weights are not opened.")
+@required_path("--store", "Logit store of the teacher.")
+@required_path("--teacher-card", "The teacher's card; its weights are not opened.")
 @checkpoint_option
 @curve_option
 @timings_option
@@ -362,7 +358,7 @@ def baseline(
         checkpoint,
         curve,
         timings,
-        config=read_section(params, sections.BaselineConfig, extra=STUDENT_ONLY),
+        config=read_section(params, sections.BaselineConfig, extra=sections.STUDENT_ONLY),
         num_views=read_section(params, sections.LogitsConfig).views,
         views=read_section(params, sections.ViewsConfig),
         **_machine(params),
@@ -373,13 +369,13 @@ def baseline(
 @cli.command()
 @clips_option
 @videos_option
-@existing("--baseline", "The baseline's checkpoint.")
-@existing("--teacher", "The teacher's checkpoint.")
-@existing("--student", "The student's checkpoint.")
-@existing("--metrics", "Figures with intervals to write, json.")
-@existing("--details", "Figures per class and confusion to write, json.")
-@existing("--predictions", "Every model's answer for every test clip to write, csv.")
-@existing("--confusion", "Actual and predicted class for plots to write, csv.")
+@required_path("--baseline", "The baseline's checkpoint.")
+@required_path("--teacher", "The teacher's checkpoint.")
+@required_path("--student", "The student's checkpoint.")
+@required_path("--metrics", "Figures with intervals to write, json.")
+@required_path("--details", "Figures per class and confusion to write, json.")
+@required_path("--predictions", "Every model's answer for every test clip to write, csv.")
+@required_path("--confusion", "Actual and predicted class for plots to write, csv.")
 @params_option
 def evaluate(
     clips: Path,

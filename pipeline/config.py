@@ -187,6 +187,9 @@ class EnhancerConfig:
         _at_least("enhancer.exposure_patch", self.exposure_patch, 1)
 
 
+MODELS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_tiny")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
     """One classifier and how it is trained."""
@@ -214,7 +217,7 @@ class ClassifierConfig:
     weight_decay: float
     """AdamW's decoupled weight decay."""
     schedule: str
-    """constant, or cosine to zero over all steps."""
+    """constant, or a cosine that comes near zero at the last step."""
     warmup_epochs: int
     """Epochs over which the learning rate rises from zero."""
     select: str
@@ -224,9 +227,11 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         section = self.section()
+        _one_of(f"{section}.model", self.model, MODELS)
         _one_of(f"{section}.head", self.head, ("attention", "average"))
         _share(f"{section}.head_dropout", self.head_dropout)
         _share(f"{section}.keep_probability", self.keep_probability)
+        _above(f"{section}.keep_probability", self.keep_probability, 0)
         _share(f"{section}.bn_momentum", self.bn_momentum)
         _one_of(f"{section}.normalization", self.normalization, ("kinetics", "imagenet", "dataset"))
         _at_least(f"{section}.epochs", self.epochs, 1)
@@ -280,8 +285,17 @@ class StudentConfig(ClassifierConfig):
         super().__post_init__()
         _at_least("student.kd_weight", self.kd_weight, 0)
         _share("student.kd_decay", self.kd_decay)
+        _above("student.kd_decay", self.kd_decay, 0)
         _above("student.temperature", self.temperature, 0)
         _one_of("student.pixel_check", self.pixel_check, ("strict", "warn"))
+
+
+# The student's own keys of the section `student`, which the baseline leaves alone.
+STUDENT_ONLY = tuple(
+    field.name
+    for field in dataclasses.fields(StudentConfig)
+    if field.name not in {field.name for field in dataclasses.fields(BaselineConfig)}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.error import YAMLError
 
 from pipeline.clips.files import replacing
 from pipeline.clips.lists import class_names_of, read_class_names, read_list
@@ -182,6 +183,8 @@ def own(name: str, *, videos: Path, train: Path, test: Path, classes: Path | Non
     params = tiny() if model == "r2plus1d_tiny" else paper()
     listed = [read_list(path.resolve(), videos=videos.resolve()) for path in (train, test)]
     names = class_names_of(listed) if classes is None else read_class_names(classes)
+    if len(names) < 2:
+        raise ValueError(f"{train}: found the classes {names}, wanted at least two")
     params["runs"] = [name]
     params["inputs"][name] = {
         "videos": str(videos.resolve()),
@@ -197,7 +200,12 @@ def own_folder(name: str, root: Path, *, model: str) -> Params:
     """A folder of class folders: below train/ and test/, or without, split by scenes in prepare."""
     train = root / "train"
     tests = [root / folder for folder in ("test", "val", "validate", "validation") if (root / folder).is_dir()]
-    if train.is_dir() and tests:
+    if train.is_dir() != bool(tests):
+        raise ValueError(
+            f"{root}: holds {'train' if train.is_dir() else tests[0].name}/ alone; wanted train/ and test/, "
+            "or class folders without either"
+        )
+    if train.is_dir():
         return own(name, videos=root, train=train, test=tests[0], classes=None, model=model)
     return own(name, videos=root, train=root, test=root, classes=None, model=model)
 
@@ -222,7 +230,10 @@ def override(params: Params, assignments: Sequence[str]) -> Params:
         if section not in SECTION_TYPES or key not in params[section]:
             known = ", ".join(params[section]) if section in SECTION_TYPES else ", ".join(SECTION_TYPES)
             raise ValueError(f"--set {assignment}: unknown key '{section}.{key}'; known are {known}")
-        value = YAML(typ="safe", pure=True).load(text)
+        try:
+            value = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise ValueError(f"--set {assignment}: the value is no YAML ({error})") from error
         params[section][key] = float(value) if isinstance(params[section][key], float) and _is_number(value) else value
     return params
 
@@ -235,6 +246,11 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
     """
     for section, kind in SECTION_TYPES.items():
         parse(kind, params[section], where=section)
+    if params["views"]["mode"] == "fixed" and params["logits"]["views"] != 1:
+        raise ValueError("logits.views: views.mode: fixed has one view a clip; set logits.views to 1")
+    for section in ("teacher", "student"):
+        if params[section]["select"] == "best" and params["prepare"]["holdout"] == 0:
+            raise ValueError(f"{section}.select: best needs held-out scenes; set prepare.holdout to 1 or more")
     if path.exists() and not force and is_edited(path):
         raise ValueError(f"{path}: was edited since `dlkdd use` wrote it; keep a copy, then add --force to replace it")
     body = _as_yaml(params)

@@ -15,6 +15,7 @@ from pipeline.training.classification import (
     build_dark,
     dark_record,
     train_classifier,
+    weights_files,
     write_curve,
     write_timings,
 )
@@ -40,8 +41,8 @@ def run(
     clips = read_clips(clip_index)
     train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
     rule = view_rule(plain(views))
-    settings = {"baseline": plain(config), "views": plain(views), "num_views": num_views}
-    inputs = [clip_index, statistics]
+    settings = {"baseline": plain(config), "views": plain(views), "num_views": num_views, "device": str(device)}
+    inputs = [clip_index, statistics, *weights_files(config.weights)]
 
     def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
         return cross_entropy(logits, batch.labels)

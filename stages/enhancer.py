@@ -55,8 +55,10 @@ def run(
     """
     clips = of_subset(read_clips(clip_index), "train")
     held_out, trained_on = clips[::HELD_OUT_EVERY], [c for i, c in enumerate(clips) if i % HELD_OUT_EVERY] or clips
-    settings = {"enhancer": plain(config), "frame_size": views.frame_size, "range": views.colour_range}
-    with work_folder("enhancer", out=checkpoint, settings=settings, inputs=[clip_index], fresh=fresh) as work:
+    used = {name: value for name, value in plain(config).items() if name != "on"}
+    settings = {"enhancer": used, "device": str(device), "frame_size": views.frame_size, "range": views.colour_range}
+    inputs = [clip_index] if config.weights is None else [clip_index, Path(config.weights)]
+    with work_folder("enhancer", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work:
         source = open_dark_frames(
             clips,
             videos,
@@ -78,7 +80,7 @@ def run(
         _show(contact_sheet, dark, enhance_pixels(enhancer, dark, device=device))
         with replacing(figures) as partial:
             partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        recorded = plain(config) | {"weights": None if config.weights is None else origin}
+        recorded = used | {"weights": None if config.weights is None else origin}
         save_checkpoint(
             checkpoint,
             enhancer.state_dict(),

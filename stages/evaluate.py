@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
 from pipeline.clips.dataset import Batches, CachePolicy, CentreViews, ViewDataset, open_dark_frames
 from pipeline.clips.files import replacing
-from pipeline.config import ComputeConfig, EvaluateConfig
-from pipeline.enhancers.enhanced_frames import open_teacher_frames
+from pipeline.config import ComputeConfig, EvaluateConfig, plain
+from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
 from pipeline.inference.loading import Loaded, load_recogniser
 from pipeline.training.loop import predict
 from pipeline.training.metrics import compare, describe, top_k_hits
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import cache_policy, work_folder, work_root
 
 MODELS = ("baseline", "teacher", "student")
 DETAILS = ("per_class", "confusion")
@@ -56,36 +56,41 @@ def run(
     if not clips:
         raise ValueError(f"{clip_index}: holds no test clip; give prepare a test list")
     labels = np.array([clip.label for clip in clips], np.int64)
-    cache = cache_policy(work_root(metrics), mode=compute.cache, cache_gb=compute.cache_gb)
-    logits: dict[str, NDArray[np.float32]] = {}
-    names: tuple[str, ...] = ()
-    for kind in MODELS:
-        loaded = load_recogniser(checkpoints[kind], device=device, kind=kind)
-        names = loaded.record.class_names
-        _check_classes(checkpoints[kind], names, clips)
-        logits[kind] = _logits(loaded, clips, videos, cache, config, compute, device)
+    inputs = [clip_index, *checkpoints.values()]
+    # Nothing is kept, but two evaluations of a run must not write at once.
+    with work_folder("evaluate", out=metrics, settings=plain(config), inputs=inputs):
+        logits: dict[str, NDArray[np.float32]] = {}
+        names: tuple[str, ...] = ()
+        cache = cache_policy(work_root(metrics), mode=compute.cache, cache_gb=compute.cache_gb)
+        for kind in MODELS:
+            loaded = load_recogniser(checkpoints[kind], device=device, kind=kind)
+            names = loaded.record.class_names
+            _check_classes(checkpoints[kind], names, clips)
+            logits[kind] = _logits(loaded, clips, videos, cache, config, compute, device)
+        figures, more = measure(logits, labels, names, config)
+        _write_json(details, {"class_names": list(names), **more})
+        header = ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))]
+        _write_rows(predictions, header, _predictions(clips, logits, names))
+        answers = logits["student"].argmax(axis=1)
+        pairs = [[clip.class_name, names[answer]] for clip, answer in zip(clips, answers, strict=True)]
+        _write_rows(confusion, ["actual", "predicted"], pairs)
+        _write_json(metrics, figures)
+    print(", ".join(f"{kind} {figures[kind]['top1']:.3f}" for kind in MODELS) + f" top-1 on {len(clips)} test clips")
+
+
+def measure(
+    logits: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], names: tuple[str, ...], config: EvaluateConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of all models and of how they stand to each other, and the details apart."""
     bins, resamples, seed = config.calibration_bins, config.bootstrap, config.seed
-    figures: dict[str, Any] = {"n": len(clips)}
+    figures: dict[str, Any] = {"n": len(labels)}
     for kind in MODELS:
         figures[kind] = describe(logits[kind], labels, names, bins=bins, resamples=resamples, seed=seed)
     more = {kind: {key: figures[kind].pop(key) for key in DETAILS} for kind in MODELS}
     hits = {kind: top_k_hits(logits[kind], labels, 1) for kind in MODELS}
     for other in ("baseline", "teacher"):
         figures[f"student_minus_{other}"] = compare(hits["student"], hits[other])
-    _write_json(details, {"class_names": list(names), **more})
-    _write_rows(
-        predictions,
-        ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))],
-        _predictions(clips, logits, names),
-    )
-    answers = logits["student"].argmax(axis=1)
-    _write_rows(
-        confusion,
-        ["actual", "predicted"],
-        [[clip.class_name, names[answer]] for clip, answer in zip(clips, answers, strict=True)],
-    )
-    _write_json(metrics, figures)
-    print(", ".join(f"{kind} {figures[kind]['top1']:.3f}" for kind in MODELS) + f" top-1 on {len(clips)} test clips")
+    return figures, more
 
 
 def _logits(
@@ -115,7 +120,9 @@ def _logits(
             device=device,
         )
     dataset = ViewDataset(clips, source=source, view_of=CentreViews(rule=rule), size=rule.size)
-    batches = Batches(dataset, batch_size=config.batch_size, seed=None, workers=compute.workers)
+    batches = Batches(
+        dataset, batch_size=config.batch_size, seed=None, workers=reading_workers(source, compute.workers)
+    )
     return predict(loaded.recogniser, batches, device=device).numpy()
 
 

@@ -16,7 +16,7 @@ from pipeline.config import ComputeConfig, LogitsConfig
 from pipeline.distillation.fingerprint import fingerprint, provenance
 from pipeline.distillation.logit_store import Block, BlockRange, ClipTable, StoreSpec, block_ranges
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
-from pipeline.enhancers.enhanced_frames import open_teacher_frames
+from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
 from pipeline.inference.loading import load_recogniser
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
@@ -29,7 +29,7 @@ class Passes:
     bright: ViewDataset
     """Views as the teacher sees them."""
     dark: ViewDataset
-    """The same views as the student sees them."""
+    """The same views as the student sees them, whose crc32 is stored; `bright` itself where views are enhanced."""
     views: DrawnViews
     teacher: Recogniser
     workers: int
@@ -44,7 +44,10 @@ class Passes:
             logits = self.teacher(batch.pixels.to(self.device)).float().cpu().numpy()
             indices = range(span.start, span.stop)
             seen = [self.views(self.bright.clips[index], span.view) for index in indices]
-            dark = [self.dark[(span.view, index)].pixels.numpy() for index in indices]
+            if self.dark is self.bright:
+                dark = list(batch.pixels.numpy())
+            else:
+                dark = [self.dark[(span.view, index)].pixels.numpy() for index in indices]
             block = Block(
                 logits=logits,
                 frame_indices=np.array([view.frame_indices for view in seen], np.int32),
@@ -100,7 +103,8 @@ def run(
         ),
         provenance=provenance(num_views=config.views, split_sha256=sha256_of(clip_index)),
     )
-    settings = {"batch_size": config.batch_size, "mode": mode}  # not V: more views add to the kept rows
+    # Not V: more views add to the kept rows.
+    settings = {"batch_size": config.batch_size, "mode": mode, "device": str(device)}
     inputs = [clip_index, teacher_checkpoint]
     with work_folder("logits", out=logit_store, settings=settings, inputs=inputs, fresh=fresh) as work:
         cache = cache_policy(work_root(logit_store), mode=compute.cache, cache_gb=compute.cache_gb)
@@ -115,16 +119,19 @@ def run(
             device=device,
         )
         views = DrawnViews(rule=rule, mode=mode, num_views=None)
-        dark = open_dark_frames(
-            clips, videos, frame_size=rule.frame_size, colour_range=pixels.colour_range, cache=cache
-        )
+        bright = ViewDataset(clips, source=source, view_of=views, size=rule.size)
+        dark = bright
+        if pixels.enhancer_on == "frame":
+            as_filmed = open_dark_frames(
+                clips, videos, frame_size=rule.frame_size, colour_range=pixels.colour_range, cache=cache
+            )
+            dark = ViewDataset(clips, source=as_filmed, view_of=views, size=rule.size)
         passes = Passes(
-            bright=ViewDataset(clips, source=source, view_of=views, size=rule.size),
-            # The student's pixels, whose crc32 is stored: equal to the teacher's where views are enhanced.
-            dark=ViewDataset(clips, source=dark, view_of=views, size=rule.size),
+            bright=bright,
+            dark=dark,
             views=views,
             teacher=teacher.recogniser,
-            workers=compute.workers,
+            workers=reading_workers(source, compute.workers),
             device=device,
         )
         shard = work / "shard-0.h5"

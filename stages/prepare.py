@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.clips.clip_index import Clip, class_names_in, clips_to_text
+from pipeline.clips.clip_index import Clip, clips_to_text
 from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.lists import Listed, choose_scenes, find_video, label_of, read_list, scene_of
 from pipeline.clips.video import VideoInfo, probe
@@ -49,26 +49,28 @@ def run(
     with work_folder("prepare", out=clip_index, settings=settings, inputs=inputs, fresh=fresh) as work:
         probed, bad = probe_all(entries, videos=videos, colour_range=colour_range, journal=work / "probed.jsonl")
         check_bad(bad, config.max_bad)
+        check_doubled(entries)
         clips = [
             _clip(subset, label, class_names[label], probed[line.path], config.scene_pattern)
             for (line, subset), label in zip(entries, labels, strict=True)
             if line.path in probed
         ]
-        leaks = find_leaks(clips)
+        leaks, doubled = find_same(clips)
         if leaks and config.on_leak == "error":
             raise ValueError(
                 f"{train_list} and {test_list}: {len(leaks)} leaks: {'; '.join(leaks[:10])}; take the clips out of "
                 "one list, or set prepare.on_leak: report"
             )
         clips = sorted(hold_out(clips, config), key=lambda clip: clip.id)
-        class_names_in(clips)
-        _write(statistics, json.dumps(describe(clips, probed, leaks), indent=1, sort_keys=True) + "\n")
-        _write(quarantine, _as_csv(bad))
+        check_subsets(clips, class_names)
+        _write(statistics, json.dumps(describe(clips, probed, leaks, doubled), indent=1, sort_keys=True) + "\n")
+        _write(quarantine, _as_csv(bad, videos))
         _write(clip_index, clips_to_text(clips))
     counts = Counter(clip.subset for clip in clips)
     print(f"{len(clips)} clips: " + ", ".join(f"{count} {subset}" for subset, count in sorted(counts.items())))
-    for leak in leaks:
-        print(f"leak: {leak}")
+    for kind, found in (("leak between train and test", leaks), ("doubled", doubled)):
+        for line in found:
+            print(f"warning: {kind}: {line}")
 
 
 def read_subsets(train_list: Path, test_list: Path, *, videos: Path, config: PrepareConfig) -> list[Entry]:
@@ -78,7 +80,9 @@ def read_subsets(train_list: Path, test_list: Path, *, videos: Path, config: Pre
         return [(line, "train") for line in train] + [(line, "test") for line in read_list(test_list, videos=videos)]
     scenes = [scene_of(line.path, config.scene_pattern) for line in train]
     order = _shuffled(scenes, config.seed)
-    chosen = set(order[: round(config.test_share * len(order))])
+    labels = [line.class_name or line.label for line in train]
+    count = max(1, round(config.test_share * len(order)))
+    chosen = choose_scenes(scenes, labels, order=order, count=count, parameter="prepare.test_share")
     return [(line, "test" if scene in chosen else "train") for line, scene in zip(train, scenes, strict=True)]
 
 
@@ -120,9 +124,29 @@ def check_bad(bad: Mapping[str, str], allowed: int) -> None:
         )
 
 
-def find_leaks(clips: Sequence[Clip]) -> list[str]:
-    """Clips or contents that stand more than once, most of all in train and test."""
-    leaks = []
+def check_doubled(entries: Sequence[Entry]) -> None:
+    """Refuse a clip that one subset lists twice."""
+    places: dict[tuple[str, str], str] = {}
+    for line, subset in entries:
+        first = places.setdefault((line.path, subset), line.place)
+        if first is not line.place:
+            raise ValueError(f"{line.place}: {line.path} stands already at {first}; list every clip once")
+
+
+def check_subsets(clips: Sequence[Clip], class_names: Sequence[str]) -> None:
+    """Refuse a class without a training clip, and a run without a test clip."""
+    trained = {clip.label for clip in clips if clip.subset == "train"}
+    for label, name in enumerate(class_names):
+        if label not in trained:
+            raise ValueError(f"class {label} ({name}) has no training clip; add some or take the class out")
+    if not any(clip.subset == "test" for clip in clips):
+        raise ValueError("no test clip is left; mend the test list, or raise prepare.test_share")
+
+
+def find_same(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
+    """Clips or contents that stand in train and test, and contents that one side holds twice."""
+    leaks: list[str] = []
+    doubled: list[str] = []
     for name in ("id", "sha256"):
         same: dict[str, list[Clip]] = defaultdict(list)
         for clip in clips:
@@ -131,8 +155,9 @@ def find_leaks(clips: Sequence[Clip]) -> list[str]:
             ids = {clip.id for clip in group}
             if len(group) > 1 and (name == "id" or len(ids) > 1):
                 places = ", ".join(f"{clip.id} ({clip.subset}, {clip.class_name})" for clip in group)
-                leaks.append(f"same {'clip' if name == 'id' else 'content'}: {places}")
-    return leaks
+                found = leaks if len({clip.subset for clip in group}) > 1 else doubled
+                found.append(f"same {'clip' if name == 'id' else 'content'}: {places}")
+    return leaks, doubled
 
 
 def hold_out(clips: Sequence[Clip], config: PrepareConfig) -> list[Clip]:
@@ -140,14 +165,18 @@ def hold_out(clips: Sequence[Clip], config: PrepareConfig) -> list[Clip]:
     train = [clip for clip in clips if clip.subset == "train"]
     scenes = [clip.scene for clip in train]
     order = _shuffled(scenes, config.seed)
-    chosen = choose_scenes(scenes, [clip.label for clip in train], order=order, count=config.holdout)
+    chosen = choose_scenes(
+        scenes, [clip.label for clip in train], order=order, count=config.holdout, parameter="prepare.holdout"
+    )
     return [
         dataclasses.replace(clip, subset="holdout") if clip.subset == "train" and clip.scene in chosen else clip
         for clip in clips
     ]
 
 
-def describe(clips: Sequence[Clip], probed: Mapping[str, Mapping[str, Any]], leaks: Sequence[str]) -> dict[str, Any]:
+def describe(
+    clips: Sequence[Clip], probed: Mapping[str, Mapping[str, Any]], leaks: Sequence[str], doubled: Sequence[str]
+) -> dict[str, Any]:
     """Mean and std of R, G, B over the training clips (each clip weighs the same), counts and leaks."""
     train = {clip.id for clip in clips if clip.subset == "train"}
     found = [info for info in probed.values() if info["id"] in train]
@@ -165,6 +194,7 @@ def describe(clips: Sequence[Clip], probed: Mapping[str, Mapping[str, Any]], lea
             for subset in sorted({subset for subset, _ in counts})
         },
         "leaks": list(leaks),
+        "doubled": list(doubled),
     }
 
 
@@ -200,11 +230,12 @@ def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
     return {line.pop("listed"): line for line in lines}
 
 
-def _as_csv(bad: Mapping[str, str]) -> str:
+def _as_csv(bad: Mapping[str, str], videos: Path) -> str:
+    """Bad videos and reasons, without the root: an out must not depend on where a user keeps things."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["path", "reason"])
-    writer.writerows(bad.items())
+    writer.writerows((path, reason.replace(f"{videos}/", "")) for path, reason in bad.items())
     return buffer.getvalue()
 
 

@@ -1,22 +1,24 @@
 """Render dark-action clips, so that a pipeline can run where no dark video is at hand."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from pipeline.clips.files import replacing, sync_folder
-from pipeline.clips.low_light import MODEL_VERSION, LowLight, darken, draw_low_light
-from pipeline.clips.rendered import DARKNESS, RENDER_VERSION, ClipSpec, draw_clip, render_clip
+from pipeline.clips.low_light import LowLight, darken, draw_low_light
+from pipeline.clips.rendered import DARKNESS, ClipSpec, draw_clip, render_clip
 from pipeline.clips.rendered_motion import CLASS_NAMES
 from pipeline.clips.video import write_video
-from pipeline.config import RenderConfig
+from pipeline.config import RenderConfig, plain
+from pipeline.training.work_folder import work_folder
 
 
-def run(out: Path, *, config: RenderConfig, work: Path | None = None) -> None:
+def run(out: Path, *, config: RenderConfig, fresh: bool = False) -> None:
     """Render the clips of all classes, with their split lists, into a folder that appears when all is done.
 
     Written are videos/<Class>/<Class>_<scene>_<number>.mp4, the same below lit/ where twins are asked for,
@@ -26,53 +28,39 @@ def run(out: Path, *, config: RenderConfig, work: Path | None = None) -> None:
     Args:
         out: folder to write; must not hold anything yet.
         config: how many clips, how long, how dark.
-        work: folder for unfinished work on the same file system; `.work/render` beside out where None.
+        fresh: start anew.
 
     Raises:
-        ValueError: out or work holds something else.
+        ValueError: out holds something else.
         OSError: a file cannot be written.
     """
-    work = out.parent / ".work" / "render" if work is None else work
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not empty; remove it or render into another folder")
-    clips = _open_work(work, _key(config))
-    counts = {"train": config.train_clips_per_class, "test": config.test_clips_per_class}
-    records = {}
-    for subset, count in counts.items():
-        lines: list[str] = []
-        # By number first: a stopped run has clips of every class to look at.
-        specs = [draw_clip(config.seed, subset, name, number) for number in range(count) for name in CLASS_NAMES]
-        for spec in sorted(specs, key=lambda spec: CLASS_NAMES.index(spec.class_name)):
-            lines.append(f"{len(lines)}\t{CLASS_NAMES.index(spec.class_name)}\t{_path(spec)}\n")
-        for spec in specs:
-            records[_path(spec)] = _write_clip(clips, spec, config)
-        _write_text(clips / f"{subset}.txt", "".join(lines))
-    _write_text(clips / "mapping_table.txt", "".join(f"{i}\t{name}\n" for i, name in enumerate(CLASS_NAMES)))
-    _write_text(clips / "clips.json", json.dumps(records, indent=1, sort_keys=True) + "\n")
+    with work_folder("render", out=out, settings=plain(config), inputs=[], fresh=fresh) as work:
+        clips = work / out.name
+        records: dict[str, Any] = {}
+        for subset, count in (("train", config.train_clips_per_class), ("test", config.test_clips_per_class)):
+            # By number first: a stopped run has clips of every class to look at.
+            specs = [draw_clip(config.seed, subset, name, number) for number in range(count) for name in CLASS_NAMES]
+            for spec in tqdm(specs, desc=f"render {subset}", unit="clip", disable=None):
+                records[_path(spec)] = _write_clip(clips, spec, config)
+            specs.sort(key=lambda spec: CLASS_NAMES.index(spec.class_name))
+            lines = [f"{i}\t{CLASS_NAMES.index(spec.class_name)}\t{_path(spec)}\n" for i, spec in enumerate(specs)]
+            _write_text(clips / f"{subset}.txt", "".join(lines))
+        _write_text(clips / "mapping_table.txt", "".join(f"{i}\t{name}\n" for i, name in enumerate(CLASS_NAMES)))
+        _write_text(clips / "clips.json", json.dumps(records, indent=1, sort_keys=True) + "\n")
+        _publish(clips, out)
+
+
+def _publish(clips: Path, out: Path) -> None:
+    """Move a finished folder to its name in one step, also from another file system."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    if clips.stat().st_dev != out.parent.stat().st_dev:
+        beside = out.with_name(f".{out.name}.part")
+        shutil.rmtree(beside, ignore_errors=True)
+        clips = Path(shutil.copytree(clips, beside))
     os.replace(clips, out)
     sync_folder(out.parent)
-    shutil.rmtree(work)
-
-
-def _key(config: RenderConfig) -> str:
-    """Name everything that the clips follow from."""
-    made_from = {"config": dataclasses.asdict(config), "render": RENDER_VERSION, "low_light": MODEL_VERSION}
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-
-
-def _open_work(work: Path, key: str) -> Path:
-    """Go on with the work of the same key, or start afresh; gives the folder to write clips into."""
-    key_file = work / "key"
-    if key_file.exists() and key_file.read_text(encoding="utf-8") != key:
-        shutil.rmtree(work)
-    elif not key_file.exists() and work.exists() and any(not path.name.startswith(".") for path in work.iterdir()):
-        raise ValueError(f"{work}: holds files that no render wrote; remove it or name another work folder")
-    work.mkdir(parents=True, exist_ok=True)
-    _write_text(key_file, key)
-    clips = work / "clips"
-    clips.mkdir(exist_ok=True)
-    return clips
 
 
 def _path(spec: ClipSpec) -> str:

@@ -21,6 +21,7 @@ from pipeline.training.classification import (
     build_dark,
     dark_record,
     train_classifier,
+    weights_files,
     write_curve,
     write_timings,
 )
@@ -55,8 +56,8 @@ def run(
     store = open_store(
         logit_store, teacher_card, train, names, rule, views, num_views=num_views, split_sha256=sha256_of(clip_index)
     )
-    settings = {"student": plain(config), "views": plain(views), "num_views": num_views}
-    inputs = [clip_index, statistics, logit_store]
+    settings = {"student": plain(config), "views": plain(views), "num_views": num_views, "device": str(device)}
+    inputs = [clip_index, statistics, logit_store, *weights_files(config.weights)]
 
     def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
         return student_loss(
@@ -117,16 +118,20 @@ def open_store(
     """Open the store and refuse it unless it is this teacher's, of these views and of these clips."""
     if not teacher_card.is_file():
         raise ValueError(f"{teacher_card}: no such file; run `dlkdd teacher` (or `dvc repro`) first")
-    card = json.loads(teacher_card.read_text(encoding="utf-8"))
+    try:
+        card = json.loads(teacher_card.read_text(encoding="utf-8"))
+        teacher_sha256, enhancer_on = card["sha256"], card["preprocessing"]["enhancer_on"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{teacher_card}: is no teacher's card ({error}); run `dlkdd teacher` again") from error
     store = LogitStore.open(path)
     store.require(
         **fingerprint(
-            teacher_sha256=card["sha256"],
+            teacher_sha256=teacher_sha256,
             class_names=class_names,
             rule=rule,
             mode=views.mode,
             colour_range=views.colour_range,
-            enhancer_on=card["preprocessing"]["enhancer_on"],
+            enhancer_on=enhancer_on,
         )
     )
     store.require_clips([clip.id for clip in train], [clip.sha256 for clip in train])

@@ -12,7 +12,7 @@ from pipeline.clips.files import replacing
 from pipeline.clips.views import view_rule
 from pipeline.config import ComputeConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
-from pipeline.enhancers.enhanced_frames import open_teacher_frames
+from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
 from pipeline.enhancers.zero_dce import ZeroDCE
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.checkpoint import Preprocessing, Record, file_card, load_checkpoint, save_checkpoint
@@ -20,6 +20,7 @@ from pipeline.training.classification import (
     new_classifier,
     normalization,
     train_classifier,
+    weights_files,
     write_curve,
     write_timings,
 )
@@ -49,7 +50,8 @@ def run(
     train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
     rule = view_rule(plain(views))
     settings = {"teacher": plain(config), "on": enhancer_on, "rule": rule, "range": views.colour_range}
-    inputs = [clip_index, enhancer_checkpoint]
+    settings["device"] = str(device)
+    inputs = [clip_index, enhancer_checkpoint, *weights_files(config.weights)]
     with work_folder("teacher", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work:
         tensors, enhancer_record = load_checkpoint(enhancer_checkpoint, kind="enhancer")
         enhancer = ZeroDCE(seed=0).to(device)
@@ -68,26 +70,27 @@ def run(
         def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
             return cross_entropy(logits, batch.labels)
 
+        source = open_teacher_frames(
+            train + holdout,
+            videos,
+            enhancer,
+            enhancer_on=enhancer_on,
+            frame_size=views.frame_size,
+            colour_range=views.colour_range,
+            cache=cache_policy(work_root(checkpoint), mode=compute.cache, cache_gb=compute.cache_gb),
+            device=device,
+        )
         trained = train_classifier(
             recogniser,
             train=train,
             holdout=holdout,
-            source=open_teacher_frames(
-                train + holdout,
-                videos,
-                enhancer,
-                enhancer_on=enhancer_on,
-                frame_size=views.frame_size,
-                colour_range=views.colour_range,
-                cache=cache_policy(work_root(checkpoint), mode=compute.cache, cache_gb=compute.cache_gb),
-                device=device,
-            ),
+            source=source,
             rule=rule,
             view_of=DrawnViews(rule=rule, mode="consistent", num_views=None),
             check=None,
             loss_of=loss_of,
             settings=plain(config),
-            workers=compute.workers,
+            workers=reading_workers(source, compute.workers),
             device=device,
             work=work,
             title="teacher",

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from pipeline import presets
-from pipeline.cli import STUDENT_ONLY
 from pipeline.clips.video import write_video
-from pipeline.config import SECTION_TYPES, BaselineConfig, parse
+from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig, parse
 
 ROOT = Path(__file__).parents[1]
 

@@ -128,6 +128,8 @@ def test_arid_has_the_papers_numbers(tmp_path):
     [
         (["use", "Night!", "--folder", "clips"], "wanted lower-case letters"),
         (["use", "night", "--folder", "clips", "--set", "student.temprature=1"], "unknown key 'student.temprature'"),
+        (["use", "night", "--folder", "clips", "--set", "views.scales=[1"], "the value is no YAML"),
+        (["use", "night", "--folder", "clips/train/Run"], "the list is empty"),
         (["use", "night", "--folder", "clips", "--set", "nonsense"], "wanted SECTION.KEY=VALUE"),
         (["use", "night", "--folder", "clips", "--epochs", "0"], "epochs: found 0, wanted at least 1"),
         (["table", "--params", "none.yaml"], "no such file; run `dlkdd use demo`"),
@@ -139,6 +141,12 @@ def test_errors_exit_1_with_a_whole_message_and_no_traceback(tmp_path, make_vide
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_options_that_do_nothing_are_refused(tmp_path):
+    result = dlkdd("use", "demo", "--videos", ".", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--videos does not go with `dlkdd use demo`" in result.stderr
 
 
 def test_wrong_usage_exits_2(tmp_path):

@@ -5,6 +5,7 @@ from ruamel.yaml import YAML
 
 from pipeline import presets
 from pipeline.config import (
+    MODELS,
     SECTION_TYPES,
     BaselineConfig,
     EnhancerConfig,
@@ -17,6 +18,7 @@ from pipeline.config import (
     read_params,
     read_section,
 )
+from pipeline.models.classifier import TRUNKS
 
 
 def write(path, **changes):
@@ -59,6 +61,8 @@ def test_the_baseline_reads_the_students_section_without_the_soft_targets(tmp_pa
         (StudentConfig, {"lr": float("nan")}, r"student\.lr: found nan, wanted a number"),
         (StudentConfig, {"temperature": 0}, r"student\.temperature: found 0\.0, wanted more than 0"),
         (StudentConfig, {"kd_decay": 1.5}, r"student\.kd_decay: found 1\.5, wanted 0 to 1"),
+        (StudentConfig, {"kd_decay": 0.0}, r"student\.kd_decay: found 0\.0, wanted more than 0"),
+        (TeacherConfig, {"model": "r2plus1d_tny"}, r"teacher\.model: found 'r2plus1d_tny', wanted one of r2plus1d_18"),
         (TeacherConfig, {"head": "bert"}, r"teacher\.head: found 'bert', wanted one of attention, average"),
         (ViewsConfig, {"frame_size": [64]}, r"views\.frame_size: found \[64\], wanted a list of 2"),
         (ViewsConfig, {"size": 99}, r"views\.size: found 99, wanted 1 to the short side"),
@@ -70,6 +74,21 @@ def test_bad_values_name_place_found_and_wanted(kind, changes, message):
     section = kind.__name__.removesuffix("Config").lower()
     with pytest.raises(ValueError, match=message):
         parse(kind, presets.demo()[section] | changes, where=section)
+
+
+def test_the_known_models_are_those_that_can_be_built():
+    assert set(MODELS) == set(TRUNKS)
+
+
+def test_combinations_that_would_fail_late_are_refused_at_once(tmp_path):
+    for section, values, message in (
+        ("views", {"mode": "fixed"}, r"logits\.views: views\.mode: fixed has one view"),
+        ("student", {"select": "best"}, r"student\.select: best needs held-out scenes"),
+    ):
+        params = presets.demo()
+        params[section] |= values
+        with pytest.raises(ValueError, match=message):
+            presets.write_params(tmp_path / "params.yaml", params, name="demo", force=False)
 
 
 def test_a_missing_key_is_named():
@@ -100,7 +119,7 @@ def test_files_that_are_no_parameters_are_refused(tmp_path):
 def test_plain_words_stay_words_and_short_numbers_numbers(tmp_path):
     path = tmp_path / "params.yaml"
     presets.write_params(path, presets.demo(), name="demo", force=True)
-    text = path.read_text().replace("on: frame", "on: view").replace("lr: 0.002", "lr: 2e-3")
+    text = path.read_text().replace("on: frame", "on: view").replace("lr: 0.004", "lr: 2e-3")
     path.write_text(text)
     assert read_section(path, EnhancerConfig).on == "view"
     assert read_section(path, TeacherConfig).lr == 0.002

@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.cli import cli
+from pipeline.clips.views import ViewRule
+from pipeline.config import BaselineConfig, EnhancerConfig
 from pipeline.training.work_folder import source_files
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +125,26 @@ def test_declared_code_is_what_the_stage_imports(stage):
     in_dvc = {dep for dep in declared()[stage]["deps"] if dep.endswith(".py")}
     assert in_dvc == loaded
     assert {path.relative_to(ROOT).as_posix() for path in source_files(f"stages.{stage}")} == loaded
+
+
+def test_declared_parameters_are_those_that_the_stages_read():
+    def names(kind, section, leave_out=()):
+        return {f"{section}.{field.name}" for field in dataclasses.fields(kind)} - set(leave_out)
+
+    params = {name: set(stage["params"]) for name, stage in declared().items()}
+    machine = {"compute.device", "compute.threads"}
+    drawn = names(ViewRule, "views") | {"views.colour_range"}
+    assert params["enhancer"] == names(EnhancerConfig, "enhancer", ["enhancer.on"]) | machine | {
+        "views.frame_size",
+        "views.colour_range",
+    }
+    assert params["teacher"] == {"teacher", "enhancer.on"} | drawn | machine
+    assert params["logits"] == {"logits", "views.mode"} | machine
+    assert params["student"] == {"student", "logits.views", "views"} | machine
+    assert params["baseline"] == names(BaselineConfig, "student") | {"logits.views", "views"} | machine
+    assert params["evaluate"] == {"evaluate"} | machine
+    assert params["prepare"] == {"prepare", "views.colour_range", "inputs.${key}.classes"}
+    assert params["render"] == {"render"}
 
 
 def test_declared_files_are_those_of_the_command():

@@ -66,6 +66,18 @@ def test_bad_lists_name_file_line_found_and_wanted(tmp_path, text, message):
         read_list(write(tmp_path / "a.txt", text), videos=tmp_path)
 
 
+def test_a_list_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "a.txt").write_bytes("0\t1\tcafé.mp4\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt: is no UTF-8 text"):
+        read_list(tmp_path / "a.txt", videos=tmp_path)
+
+
+def test_a_folder_list_must_lie_below_the_videos_root(tmp_path):
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(ValueError, match="must lie below the videos' root"):
+        read_list(tmp_path, videos=tmp_path / "videos")
+
+
 def test_a_missing_list_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"none\.txt: no such list"):
         read_list(tmp_path / "none.txt", videos=tmp_path)
@@ -115,9 +127,9 @@ def test_scenes_come_from_the_pattern_or_are_the_clip():
 
 def test_held_out_scenes_are_whole_and_leave_every_class_a_clip():
     scenes, labels = ["a", "a", "b", "b", "c"], [0, 1, 0, 1, 2]
-    assert choose_scenes(scenes, labels, order=["c", "b", "a"], count=1) == {"b"}
+    assert choose_scenes(scenes, labels, order=["c", "b", "a"], count=1, parameter="prepare.holdout") == {"b"}
     with pytest.raises(ValueError, match=r"prepare\.holdout: 2 scenes wanted, but only 1 of 3"):
-        choose_scenes(scenes, labels, order=["c", "b", "a"], count=2)
+        choose_scenes(scenes, labels, order=["c", "b", "a"], count=2, parameter="prepare.holdout")
 
 
 def test_the_published_lists_of_arid6_are_read(arid6):

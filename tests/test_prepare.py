@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline import presets
-from pipeline.clips.clip_index import class_names_in, read_clips, write_clips
+from pipeline.clips.clip_index import class_names_in, clips_to_text, read_clips
 from pipeline.clips.video import write_video
 from pipeline.config import PrepareConfig, parse
 from stages import prepare
@@ -76,13 +76,30 @@ def test_allowed_bad_videos_go_into_the_quarantine_file(dataset):
     assert "Run/Run_1_1.mp4" not in clips
     lines = (dataset / "quarantine.csv").read_text().splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith("Run/Run_1_1.mp4,")
+    assert lines[1].startswith("Run/Run_1_1.mp4,Run/Run_1_1.mp4: the file is empty")
 
 
 def test_the_same_clip_in_train_and_test_is_a_leak(dataset):
     (dataset / "test.txt").write_text("0\t0\tRun/Run_1_1.mp4\n1\t1\tWalk/Walk_3_1.mp4\n")
+    # The same file has the same content, too.
     with pytest.raises(ValueError, match=r"1 leaks: same clip: Run/Run_1_1\.mp4 \(train, Run\), Run/Run_1_1"):
         run(dataset)
+    run(dataset, on_leak="report")
+    both = [clip for clip in read_clips(dataset / "clips.csv") if clip.id == "Run/Run_1_1.mp4"]
+    assert [clip.subset for clip in both] == ["train", "test"]
+
+
+def test_a_clip_listed_twice_in_one_subset_is_refused(dataset):
+    lines = (dataset / "train.txt").read_text()
+    (dataset / "train.txt").write_text(lines + lines.splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match=r"train\.txt:5: Run/Run_1_1\.mp4 stands already at .*train\.txt:1"):
+        run(dataset, on_leak="report")
+
+
+def test_the_same_content_twice_in_train_is_told_but_allowed(dataset, capsys):
+    shutil.copy(dataset / "videos/Run/Run_1_1.mp4", dataset / "videos/Run/Run_2_1.mp4")
+    run(dataset)
+    assert "warning: doubled: same content: Run/Run_1_1.mp4" in capsys.readouterr().out
 
 
 def test_the_same_content_under_another_name_is_a_leak(dataset):
@@ -97,6 +114,18 @@ def test_a_class_without_training_clips_is_refused(dataset):
     (dataset / "train.txt").write_text("0\t0\tRun/Run_1_1.mp4\n")
     with pytest.raises(ValueError, match=r"class 1 \(Walk\) has no training clip"):
         run(dataset)
+
+
+def test_a_named_class_without_any_clip_is_refused(dataset):
+    with pytest.raises(ValueError, match=r"class 2 \(Wave\) has no training clip"):
+        run(dataset, classes=(*CLASSES, "Wave"))
+
+
+def test_a_run_without_test_clips_is_refused(dataset):
+    for name in ("Run", "Walk"):
+        (dataset / f"videos/{name}/{name}_3_1.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match="no test clip is left"):
+        run(dataset, max_bad=2)
 
 
 def test_held_out_clips_are_whole_scenes_of_train(dataset):
@@ -145,7 +174,7 @@ def test_what_was_probed_before_a_stop_is_not_probed_again(dataset, monkeypatch)
 def test_clips_csv_reads_back_and_refuses_what_it_did_not_write(dataset, tmp_path):
     clips = list(run(dataset).values())
     path = tmp_path / "copy.csv"
-    write_clips(path, clips)
+    path.write_text(clips_to_text(clips))
     text = path.read_text()
     assert read_clips(path) == clips
     for old, new, message in (

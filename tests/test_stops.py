@@ -24,9 +24,11 @@ LONGER = {
     "logits": {"views": 8, "batch_size": 2},
 }
 
+FIGURES = ("metrics.json", "details.json", "predictions.csv", "confusion.csv")
+
 # Stage: what it needs, what it writes, and the file whose appearance says that it has finished a part.
 STAGES = {
-    "render": (["--out", "rendered"], ["rendered"], ".work/render/clips/videos/Run"),
+    "render": (["--out", "rendered"], ["rendered"], ".work/render/rendered/videos/Run"),
     "prepare": (
         [
             "--run",
@@ -63,6 +65,12 @@ STAGES = {
         ["student.safetensors", "student_curve.csv"],
         ".work/student/state.pt",
     ),
+    "evaluate": (
+        [part for kind in ("baseline", "teacher", "student") for part in (f"--{kind}", f"{kind}.safetensors")]
+        + [part for name in FIGURES for part in (f"--{name.split('.')[0]}", name)],
+        list(FIGURES),
+        ".work/evaluate/key",
+    ),
     "baseline": (
         ["--statistics", "statistics.json"],
         ["baseline.safetensors", "baseline_curve.csv"],
@@ -77,7 +85,7 @@ def done(tmp_path_factory, small_configs):
     run.folder.mkdir()
     run.render()
     run.prepare(ARID_CLASSES)
-    for stage in ("enhancer", "teacher", "logits", "student", "baseline"):
+    for stage in ("enhancer", "teacher", "logits", "student", "baseline", "evaluate"):
         getattr(run, stage)()
     return run
 

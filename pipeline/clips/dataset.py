@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.clips.clip_index import Clip
+from pipeline.clips.files import replacing
 from pipeline.clips.video import Frames, av_version, decode
 from pipeline.clips.views import PIXEL_PATH, View, ViewRule, apply_view, centre_view, pixel_crc32, training_view
 
@@ -60,15 +61,10 @@ class CachedFrames:
         path = self.folder / f"{clip.sha256}.npy"
         if path.exists():
             return path
-        self.folder.mkdir(parents=True, exist_ok=True)
+        frames = self.source.frames(clip, None)
         # The process id keeps two readers of one clip apart; both write the same bytes.
-        partial = self.folder / f".{clip.sha256}.{os.getpid()}.part"
-        try:
-            with partial.open("wb") as file:
-                np.save(file, self.source.frames(clip, None))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path, owner=str(os.getpid())) as partial, partial.open("wb") as file:
+            np.save(file, frames)
         return path
 
 
@@ -101,12 +97,18 @@ def keep_frames(
     header = 128  # bytes of a .npy file
     needed = sum(clip.num_frames * frame_size[0] * frame_size[1] * 3 + header for clip in clips)
     cache.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache.folder).free
-    if cache.mode == "off" or (cache.mode == "auto" and needed > min(cache.limit_bytes, free / 2)):
-        return source
     key = hashlib.sha256(repr((settings, PIXEL_PATH, frame_size)).encode()).hexdigest()[:16]
     kept = cache.folder / key
-    there = sum(path.stat().st_size for path in kept.glob("*.npy"))
+    there = sum(
+        (kept / f"{clip.sha256}.npy").stat().st_size for clip in clips if (kept / f"{clip.sha256}.npy").exists()
+    )
+    free = shutil.disk_usage(cache.folder).free
+    too_large = needed > cache.limit_bytes or needed - there > free / 2
+    if cache.mode == "off" or (cache.mode == "auto" and too_large):
+        print(
+            f"frames of {len(clips)} clips: not kept ({needed / 1e6:.1f} MB, compute.cache: {cache.mode})", flush=True
+        )
+        return source
     if needed - there > free:
         raise OSError(
             f"{kept}: needs {needed - there} bytes more, {free} are free; free some, or set compute.cache: off"
@@ -149,6 +151,10 @@ class Batch:
     """int64 (B,)."""
     indices: Tensor
     """int64 (B,): positions of the clips in the dataset."""
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from where a copy to the GPU need not wait; called by the loader."""
+        return Batch(pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory(), indices=self.indices)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""

@@ -10,14 +10,18 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
     """Give a name beside `path` to write to; when the block ends well, the file takes its place in one step.
+
+    Args:
+        path: the final name.
+        owner: keeps apart processes that write the same file at once.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; what stood under `path` stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}{owner}.part")
     try:
         yield partial
         with partial.open("rb") as written:

@@ -33,12 +33,14 @@ def read_list(path: Path, *, videos: Path) -> list[Listed]:
     Raises:
         ValueError: the list is missing or empty, or a line is of no known form; names file and line.
     """
+    if path.is_dir() and not path.resolve().is_relative_to(videos.resolve()):
+        raise ValueError(f"{path}: a folder of class folders must lie below the videos' root {videos}; check --videos")
     if path.is_dir():
         listed = _read_folder(path, videos=videos)
     elif not path.is_file():
         raise ValueError(f"{path}: no such list; check --train and --test of `dlkdd use`")
     else:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = _read_text(path).splitlines()
         filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
         if filled and "\t" in filled[0][1]:
             listed = [_tab_line(path, number, line) for number, line in filled]
@@ -60,7 +62,7 @@ def read_class_names(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such table of classes")
     names: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         match = re.fullmatch(r"\s*(\d+)[\t, ]\s*(.+?)\s*", line)
@@ -135,7 +137,9 @@ def scene_of(clip_id: str, pattern: str) -> str:
     return "/".join(match.groups()) or match[0]
 
 
-def choose_scenes(scenes: Sequence[str], labels: Sequence[int], *, order: Sequence[str], count: int) -> set[str]:
+def choose_scenes(
+    scenes: Sequence[str], labels: Sequence[int | str | None], *, order: Sequence[str], count: int, parameter: str
+) -> set[str]:
     """Choose whole scenes such that every class keeps at least one clip outside them.
 
     Args:
@@ -143,12 +147,13 @@ def choose_scenes(scenes: Sequence[str], labels: Sequence[int], *, order: Sequen
         labels: class of each clip.
         order: the scenes in the order to try.
         count: how many to choose.
+        parameter: what asked for them, for the message.
 
     Raises:
         ValueError: fewer than `count` can be had.
     """
-    left: dict[int, int] = defaultdict(int)
-    by_scene: dict[str, list[int]] = defaultdict(list)
+    left: dict[int | str | None, int] = defaultdict(int)
+    by_scene: dict[str, list[int | str | None]] = defaultdict(list)
     for scene, label in zip(scenes, labels, strict=True):
         left[label] += 1
         by_scene[scene].append(label)
@@ -163,10 +168,17 @@ def choose_scenes(scenes: Sequence[str], labels: Sequence[int], *, order: Sequen
                 left[label] -= number
     if len(chosen) < count:
         raise ValueError(
-            f"prepare.holdout: {count} scenes wanted, but only {len(chosen)} of {len(by_scene)} can be set aside "
+            f"{parameter}: {count} scenes wanted, but only {len(chosen)} of {len(by_scene)} can be set aside "
             "while every class keeps a training clip; lower it"
         )
     return chosen
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def _tab_line(path: Path, number: int, line: str) -> Listed:

@@ -23,9 +23,7 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,asf,flv,ogg,
 
 # Fixed rounding, so that processors with other vector units give the same pixels. Full chroma interpolation goes
 # through swscale's exact conversion: without it every code comes out one or two too low, a sixth of a dark signal.
-SCALER = (
-    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
-)
+SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
 COLOUR_RANGES = {"auto": None, "limited": ColorRange.MPEG, "full": ColorRange.JPEG}
 

@@ -206,8 +206,10 @@ class ShardWriter:
         try:
             self._shard.file.flush()
             self._fsync()
-        finally:
             self._shard.file.close()
+        except RuntimeError as error:
+            # What HDF5 cannot write out it reports so, a full disk above all.
+            raise OSError(f"{self._path}: cannot be written out ({error}); free disk space and start again") from error
 
     def _fsync(self) -> None:
         os.fsync(self._shard.file.id.get_vfd_handle())

@@ -12,7 +12,10 @@ from tqdm import tqdm
 
 from pipeline.clips.clip_index import Clip
 from pipeline.clips.dataset import CachedFrames, CachePolicy, FrameSource, keep_frames, open_dark_frames
-from pipeline.clips.video import Frames
+from pipeline.clips.video import Frames, av_version
+
+ENHANCED_VERSION = 1
+"""Raise it with any change to how kept frames are enhanced or rounded."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def enhance_pixels(enhancer: nn.Module, frames: Frames, *, device: torch.device)
         bright = (enhancer(pixels)[0] * 255.0).round().clamp(0, 255).to(torch.uint8)
         enhanced[index] = bright.permute(1, 2, 0).cpu().numpy()  # (C, H, W) -> (H, W, C)
     return enhanced
+
+
+def reading_workers(source: FrameSource, workers: int) -> int:
+    """Processes that may read from a source: none where it enhances as it reads, since that needs the device."""
+    return 0 if isinstance(source, EnhancedFrames) else workers
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -79,7 +87,8 @@ def open_teacher_frames(
     dark = open_dark_frames(clips, videos, frame_size=frame_size, colour_range=colour_range, cache=cache)
     if enhancer_on != "frame":
         return dark
-    settings = ("enhanced", colour_range, weights_sha256(enhancer.state_dict()), str(device))
+    made_by = (ENHANCED_VERSION, av_version(), str(torch.__version__), torch.get_num_threads(), str(device))
+    settings = ("enhanced", colour_range, weights_sha256(enhancer.state_dict()), *made_by)
     enhanced = keep_frames(
         EnhancedFrames(dark, enhancer, device), clips, settings=settings, frame_size=frame_size, cache=cache
     )

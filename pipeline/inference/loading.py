@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipeline.clips.views import PIXEL_PATH
 from pipeline.enhancers.zero_dce import ZeroDCE
 from pipeline.models.classifier import build_classifier
 from pipeline.models.recogniser import Recogniser
@@ -35,6 +36,11 @@ def load_recogniser(path: Path, *, device: torch.device, kind: str | None = None
     if record.preprocessing is None:
         raise ValueError(f"{path}: is a checkpoint of a {record.kind}, which classifies nothing; wanted a student")
     preprocessing = record.preprocessing
+    if preprocessing.pixel_path != PIXEL_PATH:
+        raise ValueError(
+            f"{path}: pixel_path: found '{preprocessing.pixel_path}', wanted '{PIXEL_PATH}'; the conversion of "
+            "pixels has changed since, train again"
+        )
     classifier = build_classifier(seed=0, **record.model)
     enhancer = None if preprocessing.enhancer_on == "none" else ZeroDCE(seed=0)
     parts = nn.ModuleDict({"classifier": classifier} | ({} if enhancer is None else {"enhancer": enhancer}))

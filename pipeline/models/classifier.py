@@ -151,6 +151,8 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         OSError: the file cannot be read.
         ValueError: the file is damaged, or holds something else.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weights; check the path in params.yaml")
     data = path.read_bytes()
     wanted = "wanted a state dict: tensors by name"
     try:

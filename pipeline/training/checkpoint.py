@@ -95,8 +95,9 @@ def load_checkpoint(path: Path, *, kind: str | None = None) -> tuple[dict[str, T
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write the state of an unfinished training, whole or not at all."""
-    with replacing(path) as partial:
-        torch.save(dict(state), partial)
+    # Through an open file: given a path, torch hides a full disk behind a RuntimeError.
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(dict(state), file)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

@@ -41,6 +41,11 @@ def new_classifier(
     return classifier, arguments, None if weights is None else load_trunk(classifier, Path(weights))
 
 
+def weights_files(weights: str | None) -> list[Path]:
+    """The pretrained file as an input of a stage: unfinished work belongs to its content, not to its name."""
+    return [] if weights is None else [Path(weights)]
+
+
 def normalization(
     name: str, measured: tuple[Sequence[float], Sequence[float]]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -53,8 +58,11 @@ def read_statistics(path: Path) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std of R, G, B over the dark training frames, as prepare measured them."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run `dlkdd prepare` (or `dvc repro`) first")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["mean"], content["std"]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["mean"], content["std"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: holds no mean and std ({error}); run `dlkdd prepare` again") from error
 
 
 def train_classifier(

@@ -28,7 +28,7 @@ class Schedule:
     lr: float
     """Largest learning rate."""
     shape: str
-    """constant, or cosine down to zero at the last step."""
+    """constant, or a cosine that would reach zero one step after the last."""
     warmup_steps: int
     """Steps of the linear rise at the start."""
     total_steps: int
@@ -150,10 +150,15 @@ def fit(
             device=device,
         )
         if not math.isfinite(row["loss"]):
-            raise ValueError(
-                f"{title}: the loss is {row['loss']} in epoch {epoch}; the state after epoch {epoch - 1} is kept in "
-                f"{state_file}. Lower the learning rate and start again"
+            kept = (
+                f"the state before it is kept in {state_file} until the parameters change" if epoch else "none is kept"
             )
+            raise ValueError(
+                f"{title}: the loss is {row['loss']} in epoch {epoch}, counted from 0; {kept}. Lower {title}.lr or "
+                "raise warmup_epochs, and start again"
+            )
+        if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+            raise ValueError(f"{title}: weights are not finite after epoch {epoch}; lower the learning rate")
         if holdout is not None:
             row["holdout_top1"] = top1(model, holdout, device=device)
         _keep(state, row, model, optimizer, time.perf_counter() - started, device)

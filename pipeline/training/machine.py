@@ -27,8 +27,13 @@ def set_up_machine(device: str, threads: int) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"compute.device: found '{device}', wanted auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"compute.device: found '{device}', but torch sees no GPU; set it to cpu or auto")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"compute.device: found '{device}', but torch sees {torch.cuda.device_count()} GPUs; set it to cpu or auto"
+        )
+    # TF32 keeps 10 bits of float32's 23; repeated runs must choose the same algorithms.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return chosen
 
 

@@ -78,8 +78,8 @@ def work_key(stage: str, *, settings: Mapping[str, object], inputs: Sequence[Pat
             raise ValueError(f"{path}: no such file; run the stage that writes it, or `dvc repro`")
     parts = {
         "settings": dict(settings),
-        "inputs": {path.name: sha256_of(path) for path in inputs},
-        "code": {str(path.name): sha256_of(path) for path in source_files(f"stages.{stage}")},
+        "inputs": [sha256_of(path) for path in inputs],
+        "code": [sha256_of(path) for path in source_files(f"stages.{stage}")],
         "versions": [torch.__version__, np.__version__, av_version(), sys.version],
         "threads": torch.get_num_threads(),
     }
@@ -105,10 +105,23 @@ def source_files(module: str) -> list[Path]:
 
 
 def clean(run_folder: Path) -> int:
-    """Remove all unfinished work and caches of a run; returns the bytes freed."""
+    """Remove all unfinished work and caches of a run; returns the bytes freed.
+
+    Raises:
+        ValueError: a stage of the run is at work.
+    """
     root = work_root(run_folder / "any")
-    freed = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    shutil.rmtree(root, ignore_errors=True)
+    with contextlib.ExitStack() as locks:
+        for path in sorted(root.glob("*.lock")):
+            lock = locks.enter_context(path.open("a+"))
+            if not _try_lock(lock):
+                lock.seek(0)
+                raise ValueError(
+                    f"{path}: process {lock.read()} is doing this stage; wait for it, or stop it, then clean"
+                )
+        freed = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
+        if root.exists():
+            shutil.rmtree(root)
     return freed
 
 
