@@ -107,6 +107,8 @@ class ViewsConfig:
     """consecutive: T frames `stride` apart from a random start; spread: one from each of T equal parts."""
     stride: int
     """Decoded frames between two of the view, for consecutive sampling."""
+    jitter: float
+    """Share of its part that a frame of a spread view is drawn from: 0 takes the middle, 1 the whole part."""
     loop: bool
     """A video shorter than the view starts over; false refuses it."""
     frame_size: tuple[int, int]
@@ -128,6 +130,7 @@ class ViewsConfig:
         _at_least("views.frames", self.frames, 1)
         _one_of("views.sampling", self.sampling, ("consecutive", "spread"))
         _at_least("views.stride", self.stride, 1)
+        _share("views.jitter", self.jitter)
         if not 0 < self.size <= min(self.frame_size):
             raise ValueError(
                 f"views.size: found {self.size}, wanted 1 to the short side of views.frame_size {list(self.frame_size)}"

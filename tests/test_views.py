@@ -9,6 +9,7 @@ RULE = ViewRule(
     frames=4,
     sampling="consecutive",
     stride=2,
+    jitter=1.0,
     loop=True,
     frame_size=(20, 30),
     size=16,
@@ -73,6 +74,17 @@ def test_spread_takes_one_frame_of_each_equal_part():
     for number in range(50):
         parts = np.array(drawn(spread, number=number, num_frames=40).frame_indices) // 10
         assert parts.tolist() == [0, 1, 2, 3]
+
+
+def test_jitter_is_the_share_of_the_part_that_frames_come_from():
+    def indices(jitter):
+        rule = dataclasses.replace(RULE, sampling="spread", jitter=jitter)
+        return np.array([drawn(rule, number=number, num_frames=400).frame_indices for number in range(50)])
+
+    assert (indices(0.0) == [50, 150, 250, 350]).all()
+    inside = indices(0.2) % 100
+    assert 40 <= inside.min() < 43
+    assert 57 < inside.max() < 60
 
 
 def test_the_centre_view_is_the_middle():

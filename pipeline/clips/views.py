@@ -40,6 +40,8 @@ class ViewRule:
     """consecutive or spread."""
     stride: int
     """Decoded frames between two of the view, for consecutive sampling."""
+    jitter: float
+    """Share of its part, around the middle, that a frame of a spread view is drawn from; 0 to 1."""
     loop: bool
     """Start a short video over; else it is refused."""
     frame_size: tuple[int, int]
@@ -175,7 +177,7 @@ def _span(rule: ViewRule, clip_id: str, num_frames: int) -> int:
 def _drawn_indices(rule: ViewRule, clip_id: str, num_frames: int, rng: np.random.Generator) -> tuple[int, ...]:
     span = _span(rule, clip_id, num_frames)
     if rule.sampling == "spread":
-        return _spread(rule.frames, num_frames, rng.random(rule.frames))
+        return _spread(rule.frames, num_frames, 0.5 + (rng.random(rule.frames) - 0.5) * rule.jitter)
     return _consecutive(rule, num_frames, int(rng.integers(0, max(1, num_frames - span + 1))))
 
 
