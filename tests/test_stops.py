@@ -112,11 +112,12 @@ def wait_for(path, process, limit_sec=120):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < end, f"{path} never appeared"
         time.sleep(0.002)
-    size = path.stat().st_size
-    # An empty shard is there before its first block.
-    while path.suffix == ".h5" and path.stat().st_size == size:
+    # A shard is there before its first block: wait for some flushes.
+    seen = set()
+    while path.suffix == ".h5" and len(seen) < 10:
+        seen.add(path.stat().st_mtime_ns)
         assert process.poll() is None, process.stdout.read()
-        time.sleep(0.002)
+        time.sleep(0.0005)
 
 
 def content(folder, outs):
