@@ -227,6 +227,6 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
         read_state_dict(path)
 
 
-def test_missing_file_is_an_os_error_that_names_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+def test_missing_file_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match=r"absent\.pth: no such weights; check the path"):
         load_trunk(build(), tmp_path / "absent.pth")
