@@ -310,7 +310,7 @@ class LogitsConfig:
     batch_size: int
     """Rows a forward pass; a part of the bytes, since the last bits of logits depend on it."""
     minimum_top1: float | None
-    """Top-1 over the stored rows below which the stage fails; null means 2 / classes."""
+    """Top-1 over the stored rows below which the stage fails; null: twice chance, or half way from it to 1 if less."""
 
     def __post_init__(self) -> None:
         _at_least("logits.views", self.views, 1)

@@ -136,9 +136,17 @@ def run(
         )
         shard = work / "shard-0.h5"
         _fill(shard, spec, config.batch_size, passes)
-        wanted = 2 / len(names) if config.minimum_top1 is None else config.minimum_top1
+        wanted = believable_top1(len(names)) if config.minimum_top1 is None else config.minimum_top1
         summary = publish(logit_store, spec, [shard], minimum_top1=wanted)
     print(f"logits: {spec.num_rows} rows, top-1 on training views {summary.top1:.3f} (wanted {wanted:.3f} or more)")
+
+
+def believable_top1(num_classes: int) -> float:
+    """Top-1 over training views below which a teacher is not believed: twice chance, or half way from chance to 1.
+
+    The smaller of the two: with two classes twice chance would ask for a teacher without a single error.
+    """
+    return min(2 / num_classes, (1 + 1 / num_classes) / 2)
 
 
 def _fill(shard: Path, spec: StoreSpec, batch_size: int, passes: Passes) -> None:

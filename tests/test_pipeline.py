@@ -19,6 +19,7 @@ from pipeline.enhancers.enhanced_frames import EnhancedFrames
 from pipeline.inference.loading import load_recogniser
 from pipeline.presets import ARID_CLASSES
 from pipeline.training.checkpoint import load_checkpoint
+from stages.logits import believable_top1
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,12 @@ def test_a_teacher_that_knows_nothing_fails_the_gate(done, tmp_path, small_confi
     with pytest.raises(ValueError, match=r"top-1.*found.*wanted at least 1"):
         run.logits()
     assert run.hashes(["logits.h5"]) == before
+
+
+def test_the_gate_asks_for_twice_chance_but_never_for_perfection():
+    assert believable_top1(2) == 0.75
+    assert believable_top1(3) == pytest.approx(2 / 3)
+    assert believable_top1(11) == pytest.approx(2 / 11)
 
 
 def test_more_views_add_to_the_kept_rows(done, tmp_path, small_configs, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.enhancers.zero_dce import ZeroDCE, enhance_frames, load_official
+from pipeline.enhancers.zero_dce import ZeroDCE, load_official
 from pipeline.enhancers.zero_reference import (
     colour_constancy,
     exposure,
@@ -16,6 +16,7 @@ from pipeline.enhancers.zero_reference import (
     total_variation,
     zero_reference_loss,
 )
+from pipeline.models.recogniser import ENHANCED_AT_ONCE, Recogniser
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +128,24 @@ def test_first_weights_are_a_function_of_the_seed_alone():
     assert torch.equal(first["e_conv5.bias"], torch.zeros(32))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5, 16])
-def test_chunks_change_nothing(strong, chunk):
-    model, x = strong.double(), frames(5).double()
-    found = enhance_frames(model, x, chunk=chunk)
+@pytest.mark.parametrize("num_frames", [1, 16, 37])
+def test_a_frozen_enhancer_gets_a_few_frames_at_a_time_and_chunks_change_nothing(strong, num_frames):
+    sizes = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return strong(x)
+
+    plain = Recogniser(torch.nn.Identity(), mean=(0.0,) * 3, std=(1.0,) * 3, enhancer=Watched())
+    pixels = torch.randint(0, 256, (2, num_frames, 8, 8, 3), dtype=torch.uint8)
+    found = plain(pixels)
     assert not found.requires_grad
-    torch.testing.assert_close(found, model(x).detach(), rtol=0, atol=1e-12)  # other order of summation
-
-
-def test_chunk_of_no_frames_is_refused(strong):
-    with pytest.raises(ValueError, match="chunk: found 0, wanted at least 1"):
-        enhance_frames(strong, frames(), chunk=0)
+    assert max(sizes) <= ENHANCED_AT_ONCE
+    assert sum(sizes) == 2 * num_frames
+    whole = strong((pixels.float() / 255).flatten(0, 1).permute(0, 3, 1, 2)).detach()
+    wanted = whole.view(2, num_frames, 3, 8, 8).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)  # float32, other order of summation
 
 
 def test_saved_weights_are_read_back_with_the_files_sha256(tmp_path, strong):

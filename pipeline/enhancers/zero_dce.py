@@ -85,29 +85,6 @@ class ZeroDCE(nn.Module):
         return self.enhance_with_maps(frames)[0]
 
 
-@torch.no_grad()
-def enhance_frames(model: ZeroDCE, frames: Tensor, chunk: int = 16) -> Tensor:
-    """Enhance many frames, a few at a time: all at once, 64 frames of 112x112 would take 870 MB.
-
-    Args:
-        model: on the frames' device.
-        frames: float32 (N, 3, H, W) in [0, 1].
-        chunk: frames at a time, at least 1.
-
-    Returns:
-        (N, 3, H, W) in [0, 1], without gradient.
-
-    Raises:
-        ValueError: the chunk is below 1.
-    """
-    if chunk < 1:
-        raise ValueError(f"chunk: found {chunk}, wanted at least 1 frame at a time")
-    enhanced = torch.empty_like(frames)
-    for start in range(0, len(frames), chunk):
-        enhanced[start : start + chunk] = model(frames[start : start + chunk])
-    return enhanced
-
-
 def load_official(path: Path) -> tuple[ZeroDCE, str]:
     """Read published Zero-DCE weights (`Epoch99.pth`).
 
