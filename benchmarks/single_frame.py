@@ -12,17 +12,9 @@ import click
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, Batches, CentreViews, DrawnViews, ViewDataset, open_dark_frames
 from pipeline.clips.views import view_rule
-from pipeline.config import (
-    STUDENT_ONLY,
-    BaselineConfig,
-    ComputeConfig,
-    LogitsConfig,
-    ViewsConfig,
-    plain,
-    read_inputs,
-    read_section,
-)
+from pipeline.config import STUDENT_ONLY, BaselineConfig, ComputeConfig, LogitsConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
+from pipeline.params import read_inputs, read_section
 from pipeline.training.classification import build_dark, train_classifier
 from pipeline.training.loop import top1
 from pipeline.training.machine import set_up_machine

@@ -1,21 +1,12 @@
-"""What params.yaml may hold: one frozen dataclass a section, checked once, unknown keys refused.
+"""What params.yaml may hold: one frozen dataclass a section, checked once. `pipeline/params.py` reads the file.
 
 There are no defaults here: params.yaml names every field, so that DVC sees every value. `dlkdd use` writes
 a whole file.
 """
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-Section = TypeVar("Section")
+from typing import Any
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -117,6 +108,8 @@ class ViewsConfig:
     """Height and width in pixels of the view."""
     scales: tuple[float, ...]
     """Crop sides as shares of the resized frame's short side; a crop is drawn from neighbouring pairs."""
+    positions: str
+    """random: a crop lies anywhere; fixed: at one of 13 grid points for crops of `size`, as DarkLight does."""
     flip: bool
     """Mirror half of the training views; false where left and right matter."""
     mode: str
@@ -140,16 +133,26 @@ class ViewsConfig:
         for scale in self.scales:
             if not 0.1 <= scale <= 1.0:
                 raise ValueError(f"views.scales: found {scale}, wanted 0.1 to 1.0")
+        _one_of("views.positions", self.positions, ("random", "fixed"))
         _one_of("views.mode", self.mode, ("consistent", "fixed", "independent"))
         _one_of("views.colour_range", self.colour_range, ("auto", "limited", "full"))
 
 
+ENHANCERS = ("zero_dce", "gamma", "histogram", "lime", "retinex", "none")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnhancerConfig:
-    """Zero-DCE: trained on the run's own training frames, or loaded."""
+    """The teacher's T_e: Zero-DCE, trained on the run's own training frames or loaded, or a method without weights."""
 
+    name: str
+    """zero_dce, gamma, histogram, lime, retinex, or none; steps to variation_weight are for zero_dce alone."""
+    gamma: float
+    """Of gamma: the frame to the power of 1 / gamma; above 1 brightens."""
+    gamma_table: bool
+    """Of gamma: DarkLight's table of 8-bit codes, rounded down, instead of exact values."""
     weights: str | None
-    """The official weights' file; null trains the network here."""
+    """Of zero_dce: the official weights' file; null trains the network here."""
     on: str
     """frame: enhance each resized frame once, before the crop; view: enhance the view's pixels."""
     steps: int
@@ -180,6 +183,10 @@ class EnhancerConfig:
     """Draws the weights and the patches."""
 
     def __post_init__(self) -> None:
+        _one_of("enhancer.name", self.name, ENHANCERS)
+        _above("enhancer.gamma", self.gamma, 0)
+        if self.weights is not None and self.name != "zero_dce":
+            raise ValueError(f"enhancer.weights: found '{self.weights}', wanted null: {self.name} has no weights")
         _one_of("enhancer.on", self.on, ("frame", "view"))
         _at_least("enhancer.steps", self.steps, 1)
         _at_least("enhancer.patch_size", self.patch_size, self.exposure_patch)
@@ -190,7 +197,7 @@ class EnhancerConfig:
         _at_least("enhancer.exposure_patch", self.exposure_patch, 1)
 
 
-MODELS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_tiny")
+MODELS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_tiny", "r3d_18", "mc3_18", "swin3d_b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +213,13 @@ class ClassifierConfig:
     keep_probability: float
     """Chance that a time token can be attended to in training; 1 masks none."""
     bn_momentum: float
-    """Share of the new batch in BatchNorm's running statistics."""
+    """Share of the new batch in BatchNorm's running statistics; swin3d_b has none."""
     normalization: str
     """kinetics, imagenet, or dataset: the training subset's own mean and standard deviation."""
     weights: str | None
-    """Pretrained trunk to start from; null starts from random weights."""
+    """Pretrained file to start from; null starts from random weights."""
+    weights_up_to: str
+    """How far the file is used: backbone; head (all but the last linear layer); or classifier (all of it)."""
     epochs: int
     """Passes over the training clips."""
     batch_size: int
@@ -236,6 +245,7 @@ class ClassifierConfig:
         _share(f"{section}.keep_probability", self.keep_probability)
         _above(f"{section}.keep_probability", self.keep_probability, 0)
         _share(f"{section}.bn_momentum", self.bn_momentum)
+        _one_of(f"{section}.weights_up_to", self.weights_up_to, ("backbone", "head", "classifier"))
         _one_of(f"{section}.normalization", self.normalization, ("kinetics", "imagenet", "dataset"))
         _at_least(f"{section}.epochs", self.epochs, 1)
         _at_least(f"{section}.batch_size", self.batch_size, 1)
@@ -255,8 +265,16 @@ class ClassifierConfig:
 class TeacherConfig(ClassifierConfig):
     """The teacher: enhancer and classifier."""
 
+    input: str
+    """enhanced (the paper's); both: DarkLight's two streams, dark and enhanced; dark: a control without any light."""
     unfreeze_enhancer: bool
     """Train the enhancer with the classifier's loss; needs enhancer.on: view."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("teacher.input", self.input, ("dark", "enhanced", "both"))
+        if self.unfreeze_enhancer and self.input == "dark":
+            raise ValueError("teacher.unfreeze_enhancer: true needs an enhancer, but teacher.input is dark")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,13 +292,17 @@ class StudentConfig(ClassifierConfig):
     """The student: classifier and soft targets (Eq. 5-8)."""
 
     kd_weight: float
-    """alpha_0, the weight of the soft targets in the first epoch."""
+    """alpha_0, the weight of the soft targets in the first epoch (Eq. 7)."""
     kd_decay: float
-    """gamma: the weight is multiplied by it after every epoch."""
+    """gamma: the weight is multiplied by it after every epoch (Eq. 8)."""
     temperature: float
-    """tau, which both logits are divided by."""
+    """tau, which both logits are divided by (Eq. 6)."""
     scale_by_temperature_squared: bool
-    """Hinton's tau^2 before the soft targets' loss; the paper prints none, which makes them weigh little."""
+    """Hinton's tau^2 before the soft targets' loss; the paper's Eq. 5 to 7 print none.
+
+    Near the teacher's logits the loss pulls with kd_weight / tau^2 of the force of an untempered match without it,
+    1.5 / 25 = 0.06 with the paper's numbers, and with kd_weight = 1.5 with it: two very different experiments.
+    """
     pixel_check: str
     """strict or warn: what happens when a stored view no longer gives the pixels that the teacher saw."""
 
@@ -324,7 +346,13 @@ class EvaluateConfig:
     """The test."""
 
     batch_size: int
-    """Clips a forward pass."""
+    """Views a forward pass."""
+    clips: int
+    """Clips in time of every test video, evenly spaced; 1 is the middle."""
+    crops: str
+    """centre; five (corners and centre); or ten (the same mirrored as well)."""
+    average: str
+    """Over a video's views: logits or probabilities."""
     calibration_bins: int
     """Bins of the expected calibration error."""
     bootstrap: int
@@ -334,6 +362,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _at_least("evaluate.batch_size", self.batch_size, 1)
+        _at_least("evaluate.clips", self.clips, 1)
+        _one_of("evaluate.crops", self.crops, ("centre", "five", "ten"))
+        _one_of("evaluate.average", self.average, ("logits", "probabilities"))
         _at_least("evaluate.calibration_bins", self.calibration_bins, 2)
         _at_least("evaluate.bootstrap", self.bootstrap, 100)
 
@@ -372,6 +403,15 @@ class RunInputs:
     """The same of the test clips."""
     classes: tuple[str, ...]
     """Class names by label."""
+    class_ids: tuple[int, ...]
+    """What lists with numbers call those classes; 0, 1, 2, ... but in UG2+, which counts from 5."""
+
+    def __post_init__(self) -> None:
+        if len(self.class_ids) != len(self.classes) or len(set(self.class_ids)) != len(self.class_ids):
+            raise ValueError(
+                f"inputs: class_ids: found {list(self.class_ids)}, wanted one number for each of the "
+                f"{len(self.classes)} classes, none twice"
+            )
 
 
 SECTION_TYPES: dict[str, type[Any]] = {
@@ -385,103 +425,6 @@ SECTION_TYPES: dict[str, type[Any]] = {
     "evaluate": EvaluateConfig,
     "compute": ComputeConfig,
 }
-TOP_KEYS = ("runs", "rendered", "inputs", *SECTION_TYPES)
-
-
-def read_params(path: Path) -> dict[str, Any]:
-    """The whole of params.yaml, with its top-level keys checked.
-
-    Raises:
-        ValueError: no mapping, or an unknown top-level key.
-        OSError: the file cannot be read.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run `dlkdd use demo` or work in the repository's root")
-    try:
-        # YAML 1.2 as DVC reads it: with 1.1, `on` would be a truth value and 1e-3 a string.
-        params = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no YAML ({error}); mend it, or write it anew with `dlkdd use`") from error
-    if not isinstance(params, dict):
-        raise ValueError(f"{path}: found {type(params).__name__}, wanted a mapping of sections")
-    for key in params:
-        if key not in TOP_KEYS:
-            raise ValueError(f"{path}: unknown section '{key}'; known sections are {', '.join(TOP_KEYS)}")
-    runs, rendered, inputs = (params.get(key) or [] for key in ("runs", "rendered", "inputs"))
-    if sorted(runs) != sorted(inputs) or not set(rendered) <= set(runs):
-        raise ValueError(
-            f"{path}: found runs {list(runs)}, rendered {list(rendered)} and inputs of {list(inputs)}; wanted inputs "
-            "of each run and no other, and rendered runs among them"
-        )
-    return params
-
-
-def read_inputs(path: Path, run: str) -> RunInputs:
-    """Where a run's clips come from.
-
-    Raises:
-        ValueError: no such run, or a mistyped entry.
-    """
-    inputs = read_params(path).get("inputs") or {}
-    if run not in inputs:
-        raise ValueError(f"{path}: inputs: no run '{run}'; known runs are {', '.join(inputs)}")
-    return parse(RunInputs, inputs[run], where=f"{path}: inputs.{run}")
-
-
-def read_section(path: Path, kind: type[Section], *, extra: tuple[str, ...] = ()) -> Section:
-    """One section of params.yaml as its dataclass.
-
-    Args:
-        path: params.yaml.
-        kind: the dataclass; its section is its name in lower case without `Config`.
-        extra: keys of the section that this reader knows and leaves alone.
-    """
-    name = kind.section() if issubclass(kind, ClassifierConfig) else kind.__name__.removesuffix("Config").lower()
-    params = read_params(path)
-    if name not in params:
-        raise ValueError(f"{path}: section '{name}' is missing; write the file anew with `dlkdd use`")
-    return parse(kind, params[name], where=f"{path}: {name}", extra=extra)
-
-
-def parse(kind: type[Section], values: Any, *, where: str, extra: tuple[str, ...] = ()) -> Section:
-    """Build a config dataclass from plain values; every error names the place, what was found and wanted.
-
-    Raises:
-        ValueError: an unknown, missing or mistyped key, or a value out of its range.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: found {type(values).__name__}, wanted a mapping of keys")
-    fields = typing.get_type_hints(kind)
-    for key in values:
-        if key not in fields and key not in extra:
-            raise ValueError(f"{where}: unknown key '{key}'; known keys are {', '.join(fields)}")
-    missing = [key for key in fields if key not in values]
-    if missing:
-        raise ValueError(f"{where}: key '{missing[0]}' is missing; known keys are {', '.join(fields)}")
-    built = {key: _convert(values[key], wanted, f"{where}.{key}") for key, wanted in fields.items()}
-    return kind(**built)
-
-
-def _convert(value: Any, wanted: Any, where: str) -> Any:
-    origin = typing.get_origin(wanted)
-    if origin in (typing.Union, types.UnionType):
-        inner = [option for option in typing.get_args(wanted) if option is not type(None)]
-        return None if value is None else _convert(value, inner[0], where)
-    if origin is tuple:
-        arguments = typing.get_args(wanted)
-        variable = arguments[-1] is Ellipsis
-        if not isinstance(value, (list, tuple)) or (not variable and len(value) != len(arguments)):
-            length = "a list" if variable else f"a list of {len(arguments)}"
-            raise ValueError(f"{where}: found {value!r}, wanted {length}")
-        return tuple(_convert(item, arguments[0], where) for item in value)
-    # bool is an int to Python, but `epochs: true` is a mistake.
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not wanted:
-        raise ValueError(f"{where}: found {value!r} ({type(value).__name__}), wanted {wanted.__name__}")
-    if wanted is float and value != value:
-        raise ValueError(f"{where}: found nan, wanted a number")
-    return value
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from pipeline.clips.files import replacing
-from pipeline.clips.lists import class_names_of, read_class_names, read_list
-from pipeline.config import SECTION_TYPES, parse
+from pipeline.config import SECTION_TYPES
+from pipeline.params import parse
 
 Params = dict[str, Any]
 
@@ -34,6 +34,7 @@ def paper() -> Params:
         "bn_momentum": 0.1,
         "normalization": "kinetics",
         "weights": None,
+        "weights_up_to": "backbone",
         "epochs": 30,
         "batch_size": 8,
         "lr": 1e-4,
@@ -75,12 +76,16 @@ def paper() -> Params:
             "frame_size": [128, 170],
             "size": 112,
             "scales": [1.0, 0.875, 0.75, 0.66],
+            "positions": "fixed",
             "flip": True,
             "mode": "consistent",
             "colour_range": "auto",
             "seed": 0,
         },
         "enhancer": {
+            "name": "zero_dce",
+            "gamma": 1.8,
+            "gamma_table": False,
             "weights": None,
             "on": "view",
             "steps": 2000,
@@ -97,7 +102,7 @@ def paper() -> Params:
             "variation_weight": 200.0,
             "seed": 0,
         },
-        "teacher": classifier | {"unfreeze_enhancer": False},
+        "teacher": classifier | {"input": "enhanced", "unfreeze_enhancer": False},
         "logits": {"views": 30, "batch_size": 8, "minimum_top1": None},
         "student": classifier
         | {
@@ -107,7 +112,15 @@ def paper() -> Params:
             "scale_by_temperature_squared": False,
             "pixel_check": "strict",
         },
-        "evaluate": {"batch_size": 8, "calibration_bins": 15, "bootstrap": 1000, "seed": 0},
+        "evaluate": {
+            "batch_size": 8,
+            "clips": 1,
+            "crops": "centre",
+            "average": "logits",
+            "calibration_bins": 15,
+            "bootstrap": 1000,
+            "seed": 0,
+        },
         "compute": {"device": "auto", "threads": 2, "workers": 0, "cache": "auto", "cache_gb": 20.0},
     }
 
@@ -129,7 +142,7 @@ def tiny() -> Params:
     params["teacher"] |= small
     params["student"] |= small
     # With few clips, steady spacing and one crop scale: both were measured to matter more than variety.
-    params["views"] |= {"frames": 16, "sampling": "spread", "jitter": 0.2, "scales": [0.875]}
+    params["views"] |= {"frames": 16, "sampling": "spread", "jitter": 0.2, "scales": [0.875], "positions": "random"}
     params["enhancer"] |= {"on": "frame", "steps": 400, "patch_size": 32}
     params["logits"] |= {"views": 5, "batch_size": 16}
     params["evaluate"] |= {"batch_size": 16}
@@ -146,6 +159,7 @@ def demo() -> Params:
         "train": f"{root}/train.txt",
         "test": f"{root}/test.txt",
         "classes": ARID_CLASSES,
+        "class_ids": list(range(len(ARID_CLASSES))),
     }
     # `Class/Class_<scene>_<clip>.mp4`: in the rendered clips a scene is one place for all classes.
     params["prepare"]["scene_pattern"] = r"_([^_/]+)_\d+\.[^.]+$"
@@ -153,61 +167,6 @@ def demo() -> Params:
     for section in ("teacher", "student"):
         params[section] |= {"epochs": 20, "lr": 4e-3}
     return params
-
-
-def arid(videos: Path, lists: Path) -> Params:
-    """The three splits of ARID with the paper's numbers."""
-    params = paper()
-    names = read_class_names(lists / "mapping_table.txt")
-    for split in (1, 2, 3):
-        run = f"arid-{split}"
-        params["runs"].append(run)
-        params["inputs"][run] = {
-            "videos": str(videos.resolve()),
-            "train": str((lists / f"ARID_split{split}_train.txt").resolve()),
-            "test": str((lists / f"ARID_split{split}_test.txt").resolve()),
-            "classes": names,
-        }
-    for entry in params["inputs"].values():
-        for key in ("train", "test"):
-            read_list(Path(entry[key]), videos=videos)
-    return params
-
-
-def own(name: str, *, videos: Path, train: Path, test: Path, classes: Path | None, model: str) -> Params:
-    """A user's own clips."""
-    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is None:
-        raise ValueError(f"run name '{name}': wanted lower-case letters, digits, '-' and '_', such as night-1")
-    if not videos.is_dir():
-        raise ValueError(f"{videos}: no such folder; --videos names the root that the lists' paths are relative to")
-    params = tiny() if model == "r2plus1d_tiny" else paper()
-    listed = [read_list(path.resolve(), videos=videos.resolve()) for path in (train, test)]
-    names = class_names_of(listed) if classes is None else read_class_names(classes)
-    if len(names) < 2:
-        raise ValueError(f"{train}: found the classes {names}, wanted at least two")
-    params["runs"] = [name]
-    params["inputs"][name] = {
-        "videos": str(videos.resolve()),
-        "train": str(train.resolve()),
-        "test": str(test.resolve()),
-        "classes": names,
-    }
-    params["teacher"]["model"] = params["student"]["model"] = model
-    return params
-
-
-def own_folder(name: str, root: Path, *, model: str) -> Params:
-    """A folder of class folders: below train/ and test/, or without, split by scenes in prepare."""
-    train = root / "train"
-    tests = [root / folder for folder in ("test", "val", "validate", "validation") if (root / folder).is_dir()]
-    if train.is_dir() != bool(tests):
-        raise ValueError(
-            f"{root}: holds {'train' if train.is_dir() else tests[0].name}/ alone; wanted train/ and test/, "
-            "or class folders without either"
-        )
-    if train.is_dir():
-        return own(name, videos=root, train=train, test=tests[0], classes=None, model=model)
-    return own(name, videos=root, train=root, test=root, classes=None, model=model)
 
 
 def set_size(params: Params, size: int) -> Params:

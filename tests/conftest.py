@@ -7,7 +7,8 @@ import torch
 
 from pipeline import presets
 from pipeline.clips.video import write_video
-from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig, parse
+from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig
+from pipeline.params import parse
 
 ROOT = Path(__file__).parents[1]
 

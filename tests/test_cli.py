@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from pipeline import presets
 from pipeline.cli import cli
-from pipeline.config import SECTION_TYPES, plain, read_params, read_section
+from pipeline.config import SECTION_TYPES, plain
+from pipeline.params import read_params, read_section
 from pipeline.presets import is_edited
 
 ROOT = Path(__file__).parents[1]

@@ -12,13 +12,10 @@ from pipeline.config import (
     StudentConfig,
     TeacherConfig,
     ViewsConfig,
-    parse,
     plain,
-    read_inputs,
-    read_params,
-    read_section,
 )
 from pipeline.models.classifier import TRUNKS
+from pipeline.params import parse, read_inputs, read_params, read_section
 
 
 def write(path, **changes):

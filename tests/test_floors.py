@@ -18,12 +18,15 @@ STAGES = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
 # Lowest first; an import points down, or sideways inside one sub-package.
 FLOORS = [
     {"pipeline.config"},
+    {"pipeline.params"},
     {"pipeline.clips", "pipeline.models"},
     {"pipeline.enhancers"},
     {"pipeline.training"},
     {"pipeline.distillation", "pipeline.inference"},
     {"stages"},
     {"pipeline.presets", "pipeline.table"},
+    {"pipeline.datasets"},
+    {"pipeline.commands"},
     {"pipeline.cli"},
     {"pipeline.__main__"},
 ]

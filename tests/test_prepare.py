@@ -7,7 +7,8 @@ import pytest
 from pipeline import presets
 from pipeline.clips.clip_index import class_names_in, clips_to_text, read_clips
 from pipeline.clips.video import write_video
-from pipeline.config import PrepareConfig, parse
+from pipeline.config import PrepareConfig
+from pipeline.params import parse
 from stages import prepare
 
 CLASSES = ("Run", "Walk")

@@ -1,0 +1,48 @@
+"""Options that several subcommands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.config import ComputeConfig
+from pipeline.params import read_section
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def params_option(command: Command) -> Command:
+    """Add --params."""
+    default = Path("params.yaml")
+    return click.option("--params", type=PATH, default=default, show_default=True, help="Parameters' file.")(command)
+
+
+def stage_options(command: Command) -> Command:
+    """Add what every stage takes."""
+    fresh = click.option("--fresh", is_flag=True, help="Start anew instead of from what an earlier run finished.")
+    return params_option(fresh(command))
+
+
+def required_path(name: str, text: str) -> Callable[[Command], Command]:
+    """A required option that names a file or folder."""
+    return click.option(name, type=PATH, required=True, help=text)
+
+
+clips_option = required_path("--clips", "clips.csv of the run.")
+videos_option = required_path("--videos", "Root that clip ids are relative to.")
+checkpoint_option = required_path("--checkpoint", "Checkpoint to write.")
+curve_option = required_path("--curve", "Learning curve to write, csv.")
+timings_option = required_path("--timings", "Seconds and memory to write, json.")
+statistics_option = required_path("--statistics", "Figures of the dark training frames, from prepare.")
+
+
+def machine(params: Path) -> dict[str, Any]:
+    """The section `compute` as its config and as the device; also sets torch's threads."""
+    from pipeline.training.machine import set_upmachine
+
+    compute = read_section(params, ComputeConfig)
+    return {"compute": compute, "device": set_upmachine(compute.device, compute.threads)}

@@ -1,0 +1,284 @@
+"""One subcommand a stage of dvc.yaml."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import config as sections
+from pipeline.commands.options import (
+    checkpoint_option,
+    clips_option,
+    curve_option,
+    machine,
+    params_option,
+    required_path,
+    stage_options,
+    statistics_option,
+    timings_option,
+    videos_option,
+)
+from pipeline.params import read_inputs, read_section
+
+
+@click.command()
+@required_path("--out", "Folder to write: videos, lists, what each clip shows.")
+@click.option("--train-clips", "train_clips_per_class", type=int, help="Training clips of each class.")
+@click.option("--test-clips", "test_clips_per_class", type=int, help="Test clips of each class.")
+@click.option("--frames", "num_frames", type=int, help="Frames a clip.")
+@click.option("--exposure-ev", type=float, help="Exposure in EV; -5 keeps 1/32 of the light.")
+@click.option("--lit-twin", is_flag=True, default=None, help="Also write every clip as it was before the darkening.")
+@click.option("--seed", type=int, help="Same seed, same clips.")
+@stage_options
+def render(out: Path, params: Path, fresh: bool, **options: Any) -> None:
+    """Render dark-action clips; values not given are those of params.yaml."""
+    from stages import render as stage
+
+    given = {key: value for key, value in options.items() if value is not None}
+    config = dataclasses.replace(read_section(params, sections.RenderConfig), **given)
+    stage.run(out, config=config, fresh=fresh)
+
+
+@click.command()
+@click.option("--run", required=True, help="Run whose class names in params.yaml are used.")
+@videos_option
+@required_path("--train", "Training list, or folder of class folders.")
+@required_path("--test", "Test list, or folder of class folders.")
+@required_path("--clips", "clips.csv to write.")
+@required_path("--statistics", "Figures of the training frames to write, json.")
+@required_path("--quarantine", "List of bad videos to write, csv.")
+@stage_options
+def prepare(
+    run: str,
+    videos: Path,
+    train: Path,
+    test: Path,
+    clips: Path,
+    statistics: Path,
+    quarantine: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """List the clips, look into every video, refuse bad ones and leaks."""
+    from stages import prepare as stage
+
+    stage.run(
+        videos,
+        train,
+        test,
+        clips,
+        statistics,
+        quarantine,
+        class_names=read_inputs(params, run).classes,
+        config=read_section(params, sections.PrepareConfig),
+        colour_range=read_section(params, sections.ViewsConfig).colour_range,
+        fresh=fresh,
+    )
+
+
+@click.command()
+@clips_option
+@videos_option
+@checkpoint_option
+@required_path("--contact-sheet", "Picture of raw and enhanced frames to write, png.")
+@required_path("--figures", "What the enhancer does to held-out frames, json.")
+@stage_options
+def enhancer(
+    clips: Path, videos: Path, checkpoint: Path, contact_sheet: Path, figures: Path, params: Path, fresh: bool
+) -> None:
+    """Train Zero-DCE on the run's own frames, or load given weights."""
+    from stages import enhancer as stage
+
+    stage.run(
+        clips,
+        videos,
+        checkpoint,
+        contact_sheet,
+        figures,
+        config=read_section(params, sections.EnhancerConfig),
+        views=read_section(params, sections.ViewsConfig),
+        **machine(params),
+        fresh=fresh,
+    )
+
+
+@click.command()
+@clips_option
+@videos_option
+@required_path("--enhancer", "The enhancer's checkpoint.")
+@checkpoint_option
+@required_path("--card", "What the teacher's logits are known by, to write, json.")
+@curve_option
+@timings_option
+@stage_options
+def teacher(
+    clips: Path,
+    videos: Path,
+    enhancer: Path,
+    checkpoint: Path,
+    card: Path,
+    curve: Path,
+    timings: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """Train the teacher on enhanced views."""
+    from stages import teacher as stage
+
+    stage.run(
+        clips,
+        videos,
+        enhancer,
+        checkpoint,
+        card,
+        curve,
+        timings,
+        config=read_section(params, sections.TeacherConfig),
+        enhancer_on=read_section(params, sections.EnhancerConfig).on,
+        views=read_section(params, sections.ViewsConfig),
+        **machine(params),
+        fresh=fresh,
+    )
+
+
+@click.command()
+@clips_option
+@videos_option
+@required_path("--teacher", "The teacher's checkpoint.")
+@required_path("--store", "Logit store to write, HDF5.")
+@stage_options
+def logits(clips: Path, videos: Path, teacher: Path, store: Path, params: Path, fresh: bool) -> None:
+    """Store the teacher's logits for V views of every training clip."""
+    from stages import logits as stage
+
+    stage.run(
+        clips,
+        videos,
+        teacher,
+        store,
+        config=read_section(params, sections.LogitsConfig),
+        mode=read_section(params, sections.ViewsConfig).mode,
+        **machine(params),
+        fresh=fresh,
+    )
+
+
+@click.command()
+@clips_option
+@videos_option
+@statistics_option
+@required_path("--store", "Logit store of the teacher.")
+@required_path("--teacher-card", "The teacher's card; its weights are not opened.")
+@checkpoint_option
+@curve_option
+@timings_option
+@stage_options
+def student(
+    clips: Path,
+    videos: Path,
+    statistics: Path,
+    store: Path,
+    teacher_card: Path,
+    checkpoint: Path,
+    curve: Path,
+    timings: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """Train the student on dark views, labels and stored logits."""
+    from stages import student as stage
+
+    stage.run(
+        clips,
+        videos,
+        statistics,
+        store,
+        teacher_card,
+        checkpoint,
+        curve,
+        timings,
+        config=read_section(params, sections.StudentConfig),
+        num_views=read_section(params, sections.LogitsConfig).views,
+        views=read_section(params, sections.ViewsConfig),
+        **machine(params),
+        fresh=fresh,
+    )
+
+
+@click.command()
+@clips_option
+@videos_option
+@statistics_option
+@checkpoint_option
+@curve_option
+@timings_option
+@stage_options
+def baseline(
+    clips: Path,
+    videos: Path,
+    statistics: Path,
+    checkpoint: Path,
+    curve: Path,
+    timings: Path,
+    params: Path,
+    fresh: bool,
+) -> None:
+    """Train the student's classifier without soft targets."""
+    from stages import baseline as stage
+
+    stage.run(
+        clips,
+        videos,
+        statistics,
+        checkpoint,
+        curve,
+        timings,
+        config=read_section(params, sections.BaselineConfig, extra=sections.STUDENT_ONLY),
+        num_views=read_section(params, sections.LogitsConfig).views,
+        views=read_section(params, sections.ViewsConfig),
+        **machine(params),
+        fresh=fresh,
+    )
+
+
+@click.command()
+@clips_option
+@videos_option
+@required_path("--baseline", "The baseline's checkpoint.")
+@required_path("--teacher", "The teacher's checkpoint.")
+@required_path("--student", "The student's checkpoint.")
+@required_path("--metrics", "Figures with intervals to write, json.")
+@required_path("--details", "Figures per class and confusion to write, json.")
+@required_path("--predictions", "Every model's answer for every test clip to write, csv.")
+@required_path("--confusion", "Actual and predicted class for plots to write, csv.")
+@params_option
+def evaluate(
+    clips: Path,
+    videos: Path,
+    baseline: Path,
+    teacher: Path,
+    student: Path,
+    metrics: Path,
+    details: Path,
+    predictions: Path,
+    confusion: Path,
+    params: Path,
+) -> None:
+    """Measure all three models on the test clips."""
+    from stages import evaluate as stage
+
+    stage.run(
+        clips,
+        videos,
+        {"baseline": baseline, "teacher": teacher, "student": student},
+        metrics,
+        details,
+        predictions,
+        confusion,
+        config=read_section(params, sections.EvaluateConfig),
+        **machine(params),
+    )
+
+
+COMMANDS = (render, prepare, enhancer, teacher, logits, student, baseline, evaluate)

@@ -1,0 +1,87 @@
+"""`dlkdd use`: choose all parameters of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import config as sections
+from pipeline import presets
+from pipeline.commands.options import FOLDER, PATH, params_option
+
+
+@click.command()
+@click.argument("name")
+@click.option("--videos", type=FOLDER, help="Root that the lists' paths are relative to.")
+@click.option("--lists", type=FOLDER, help="Folder of ARID's lists, for `arid`.")
+@click.option("--train", type=PATH, help="List, or folder of class folders, of the training clips.")
+@click.option("--test", type=PATH, help="The same of the test clips.")
+@click.option("--classes", type=PATH, help="Table of class ids and names, where the lists hold ids.")
+@click.option("--folder", type=FOLDER, help="Folder of class folders, perhaps below train/ and test/.")
+@click.option("--model", type=click.Choice(sections.MODELS), help="Backbone of teacher and student. [r2plus1d_34]")
+@click.option("--head", type=click.Choice(["attention", "average"]), help="What follows the backbone.")
+@click.option("--frames", type=int, help="Frames a view.")
+@click.option("--sampling", type=click.Choice(["consecutive", "spread"]), help="How a view takes them.")
+@click.option("--size", type=int, help="Side of the view in pixels.")
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the training views.")
+@click.option("--epochs", type=int, help="Epochs of teacher and student.")
+@click.option("--batch-size", type=int, help="Clips a step, of teacher and student.")
+@click.option("--views", type=int, help="Views of every clip in the logit store.")
+@click.option("--seed", type=int, help="Seed of views, order and weights.")
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set any other value.")
+@click.option("--force", is_flag=True, help="Replace an edited params.yaml.")
+@params_option
+def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **options: Any) -> None:
+    r"""Write params.yaml: NAME is `demo`, `arid`, or what you call your own clips.
+
+    \b
+    dlkdd use demo
+    dlkdd use arid --videos ROOT --lists FOLDER
+    dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
+    dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
+    """
+    values = _chosen_preset(name, options)
+    if options["size"] is not None:
+        values = presets.set_size(values, options["size"])
+    both = [f"{section}.{{}}" for section in ("teacher", "student")]
+    targets = {"head": both, "epochs": both, "batch-size": both, "frames": ["views.{}"], "sampling": ["views.{}"]}
+    targets |= {"flip": ["views.{}"], "views": ["logits.{}"], "seed": ["views.{}", *both]}
+    changes = [
+        f"{place.format(key.replace('-', '_'))}={str(value).lower()}"
+        for key, places in targets.items()
+        if (value := options[key.replace("-", "_")]) is not None
+        for place in places
+    ]
+    values = presets.override(values, [*changes, *assignments])
+    presets.write_params(params, values, name=name, force=force)
+    click.echo(f"{params}: runs {', '.join(values['runs'])}; now `dvc repro`")
+
+
+def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
+    needed = {"demo": (), "arid": ("videos", "lists")}.get(
+        name, ("videos", "train", "test", "classes", "folder", "model")
+    )
+    known = ("videos", "lists", "train", "test", "classes", "folder", "model")
+    for key in known:
+        if options[key] is not None and key not in needed:
+            raise click.UsageError(f"--{key} does not go with `dlkdd use {name}`; use --set for single values")
+    model = options["model"] or "r2plus1d_34"
+    if name == "demo":
+        return presets.demo()
+    if name == "arid":
+        if options["videos"] is None or options["lists"] is None:
+            raise click.UsageError("arid needs --videos ROOT and --lists FOLDER")
+        return datasets.arid(options["videos"], options["lists"])
+    if options["folder"] is not None:
+        return datasets.own_folder(name, options["folder"], model=model)
+    missing = [f"--{key}" for key in ("train", "test", "videos") if options[key] is None]
+    if missing:
+        raise click.UsageError(f"{name}: {', '.join(missing)} missing; give lists and --videos, or --folder")
+    return datasets.own(
+        name,
+        videos=options["videos"],
+        train=options["train"],
+        test=options["test"],
+        classes=options["classes"],
+        model=model,
+    )
