@@ -175,6 +175,22 @@ def set_size(params: Params, size: int) -> Params:
     return params
 
 
+PROTOCOLS = {
+    "darklight": "crops of four scales at fixed places of a frame that is 1.14 times as high as the view",
+    "resize": "the whole frame resized to the view, as the paper's words say; no crop",
+}
+
+
+def set_protocol(params: Params, protocol: str) -> Params:
+    """Set how training crops are taken, by a name of `PROTOCOLS`."""
+    if protocol == "resize":
+        size = params["views"]["size"]
+        params["views"] |= {"frame_size": [size, size], "scales": [1.0], "positions": "random"}
+    else:
+        params["views"] |= {"scales": [1.0, 0.875, 0.75, 0.66], "positions": "fixed"}
+    return params
+
+
 def override(params: Params, assignments: Sequence[str]) -> Params:
     """Set values by `section.key=value`, the value in YAML.
 
@@ -207,6 +223,12 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
         parse(kind, params[section], where=section)
     if params["views"]["mode"] == "fixed" and params["logits"]["views"] != 1:
         raise ValueError("logits.views: views.mode: fixed has one view a clip; set logits.views to 1")
+    if params["evaluate"]["crops"] == "ten" and not params["views"]["flip"]:
+        raise ValueError(
+            "evaluate.crops: ten mirrors clips, views.flip: false forbids it; set evaluate.crops: five"
+        )
+    if params["teacher"]["input"] == "both" and params["enhancer"]["on"] != "view":
+        raise ValueError("teacher.input: both sees frames dark and enhanced; set enhancer.on: view")
     for section in ("teacher", "student"):
         if params[section]["select"] == "best" and params["prepare"]["holdout"] == 0:
             raise ValueError(f"{section}.select: best needs held-out scenes; set prepare.holdout to 1 or more")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.clips.clip_index import leak_note
 from pipeline.clips.files import replacing
 
 MODELS = ("baseline", "teacher", "student")
@@ -15,23 +16,35 @@ def read_results(folder: Path, run: str) -> dict[str, Any]:
     """All figures of a run as one record.
 
     Raises:
-        ValueError: the run has not been evaluated.
+        ValueError: the run has not been evaluated, or was prepared by a version that wrote leaks otherwise.
     """
     timings = {model: _read(folder / f"{model}_timings.json") for model in MODELS}
-    return {"run": run, "metrics": _read(folder / "metrics.json"), "timings": timings}
+    metrics, statistics = _read(folder / "metrics.json"), _read(folder / "statistics.json")
+    leaks = statistics.get("leaks")
+    if not isinstance(leaks, Mapping):
+        raise ValueError(
+            f"{folder / 'statistics.json'}: leaks: found {leaks!r}, wanted counts by kind; run `dvc repro` again"
+        )
+    # Leaks count all test clips, and n only the labelled ones.
+    num_test = sum(statistics.get("clips", {}).get("test", {}).values()) or metrics["n"]
+    return {"run": run, "metrics": metrics, "timings": timings, "leak_note": leak_note(leaks, num_test)}
 
 
 def as_text(results: Mapping[str, Any], folder: Path) -> str:
     """What `dlkdd table` prints: the three models, how they stand to each other, where the files lie."""
     metrics = results["metrics"]
-    lines = [
-        f"{results['run']}: {metrics['n']} test clips",
-        f"{'model':<10}{'top-1':>7}  {'95 % interval':<15}{'n':>5}{'training s':>12}{'peak memory':>14}",
-    ]
-    for cells in _rows(results):
-        model, top1, interval, n, seconds, memory = cells
-        lines.append(f"{model:<10}{top1:>7}  {interval:<15}{n:>5}{seconds:>12}{memory:>14}")
-    lines += ["", *(comparison(metrics, other) for other in ("baseline", "teacher")), ""]
+    if metrics["n"] == 0:
+        lines = [f"{results['run']}: {_without_labels(results)}", *_leaks(results), ""]
+    else:
+        lines = [
+            f"{results['run']}: {metrics['n']} test clips",
+            f"{'model':<10}{'top-1':>7}  {'95 % interval':<15}{'n':>5}{'training s':>12}{'peak memory':>14}",
+        ]
+        for cells in _rows(results):
+            model, top1, interval, n, seconds, memory = cells
+            lines.append(f"{model:<10}{top1:>7}  {interval:<15}{n:>5}{seconds:>12}{memory:>14}")
+        comparisons = (comparison(metrics, other) for other in ("baseline", "teacher"))
+        lines += [*_leaks(results), "", *comparisons, ""]
     files = {
         "logit store": "logits.h5",
         "checkpoints": "{baseline,teacher,student}.safetensors",
@@ -45,9 +58,12 @@ def as_text(results: Mapping[str, Any], folder: Path) -> str:
 
 def as_markdown(results: Mapping[str, Any]) -> str:
     """The same as a Markdown table, for docs/."""
+    leaks = [f"* {note}." for note in _leaks(results)]
+    if results["metrics"]["n"] == 0:
+        return "\n".join([f"* {_without_labels(results)}", *leaks])
     lines = ["| model | top-1 | 95 % interval | n | training s | peak memory |", "|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(cells) + " |" for cells in _rows(results)]
-    lines += ["", *(f"* {comparison(results['metrics'], other)}." for other in ("baseline", "teacher"))]
+    lines += ["", *leaks, *(f"* {comparison(results['metrics'], other)}." for other in ("baseline", "teacher"))]
     return "\n".join(lines)
 
 
@@ -79,6 +95,16 @@ def comparison(metrics: Mapping[str, Any], other: str) -> str:
         f"only the student right {found['only_first']}, only the {other} right {found['only_second']}; "
         f"sign test p = {found['p_value']:.2f}: {verdict} by these {metrics['n']} clips and one seed"
     )
+
+
+def _without_labels(results: Mapping[str, Any]) -> str:
+    return f"no labels: predictions in data/{results['run']}/predictions.csv"
+
+
+def _leaks(results: Mapping[str, Any]) -> list[str]:
+    """The footnote on leaks, if there is one; records written before there were any have no such key."""
+    note = results.get("leak_note", "")
+    return [note] if note else []
 
 
 def _rows(results: Mapping[str, Any]) -> list[list[str]]:

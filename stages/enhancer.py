@@ -1,4 +1,4 @@
-"""Train Zero-DCE on the run's own dark training frames, or load given weights; show and check what it does."""
+"""Train Zero-DCE on the run's own dark training frames, load weights, or take another method; show what it does."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from pipeline.enhancers.build import build_enhancer
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
@@ -31,6 +32,7 @@ MEASURED = 256
 
 LEAST_MOVE = 1 / 3
 """Share of the way to the exposure target that held-out frames have to move."""
+TRAINED_HERE = "trained here"
 LARGEST_CAST = 2.0
 """Largest colour loss against the dark frames', both scaled to mean 1: brightening alone changes nothing in it."""
 
@@ -66,15 +68,22 @@ def run(
             colour_range=views.colour_range,
             cache=cache_policy(work_root(checkpoint), mode=compute.cache, cache_gb=compute.cache_gb),
         )
-        if config.weights is None:
+        arguments: dict[str, Any] = {"name": config.name}
+        enhancer: nn.Module
+        if config.name != "zero_dce":
+            if config.name == "gamma":
+                arguments |= {"gamma": config.gamma, "gamma_table": config.gamma_table}
+            enhancer, origin = build_enhancer(**arguments), "has no weights"
+        elif config.weights is None:
             enhancer = train(source, trained_on, config, device=device, state_file=work / "state.pt")
-            origin = "trained here"
+            origin = TRAINED_HERE
         else:
             enhancer, origin = load_official(Path(config.weights))
         enhancer.to(device)
         dark = np.concatenate([_middle_frame(source, clip) for clip in held_out])
         found = measure(enhancer, dark, target=config.exposure_target, device=device)
-        _judge(found, trained_here=config.weights is None)
+        if config.name != "none":
+            _judge(found, trained_here=origin == TRAINED_HERE)
         found |= {"origin": origin, "held_out_frames": len(dark)}
         found |= _statistics(enhancer, source, clips, device=device)
         _show(contact_sheet, dark, enhance_pixels(enhancer, dark, device=device))
@@ -87,7 +96,7 @@ def run(
             Record(
                 kind="enhancer",
                 class_names=(),
-                model={"name": "zero_dce"},
+                model=arguments,
                 preprocessing=None,
                 settings=recorded,
                 metrics=found,
@@ -152,7 +161,7 @@ def draw_patches(source: FrameSource, clips: Sequence[Clip], config: EnhancerCon
 
 
 @torch.no_grad()
-def measure(enhancer: ZeroDCE, dark: np.ndarray, *, target: float, device: torch.device) -> dict[str, Any]:
+def measure(enhancer: nn.Module, dark: np.ndarray, *, target: float, device: torch.device) -> dict[str, Any]:
     """What the enhancer does to frames, uint8 (N, H, W, 3).
 
     Returns:
@@ -175,7 +184,7 @@ def measure(enhancer: ZeroDCE, dark: np.ndarray, *, target: float, device: torch
 
 
 def _judge(found: dict[str, Any], *, trained_here: bool) -> None:
-    """Refuse a trained enhancer that failed; given weights are the user's choice and only warned of."""
+    """Refuse a trained enhancer that failed; given weights and other methods are the user's choice: a warning."""
     problems = []
     if found["move"] < LEAST_MOVE:
         problems.append(
@@ -191,11 +200,11 @@ def _judge(found: dict[str, Any], *, trained_here: bool) -> None:
             "weights in params.yaml"
         )
     for problem in problems:
-        print(f"warning: enhancer.weights: {problem}", flush=True)
+        print(f"warning: enhancer: {problem}", flush=True)
 
 
 def _statistics(
-    enhancer: ZeroDCE, source: FrameSource, clips: Sequence[Clip], *, device: torch.device
+    enhancer: nn.Module, source: FrameSource, clips: Sequence[Clip], *, device: torch.device
 ) -> dict[str, list[float]]:
     """Mean and std of R, G, B in [0, 1] over the middle frames of evenly spaced training clips, enhanced."""
     chosen = clips[:: -(-len(clips) // MEASURED)]

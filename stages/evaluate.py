@@ -1,7 +1,8 @@
-"""Measure baseline, teacher and student on the test clips: one centre view a clip, the same for all three."""
+"""Measure baseline, teacher and student on the test clips, through the same views: one centre view, or an average."""
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
-from pipeline.clips.dataset import Batches, CachePolicy, CentreViews, ViewDataset, open_dark_frames
+from pipeline.clips.dataset import Batches, CachePolicy, EvaluationViews, ViewDataset, open_dark_frames
 from pipeline.clips.files import replacing
 from pipeline.config import ComputeConfig, EvaluateConfig, plain
 from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
 from pipeline.inference.loading import Loaded, load_recogniser
+from pipeline.training.checkpoint import Record
 from pipeline.training.loop import predict
 from pipeline.training.metrics import compare, describe, top_k_hits
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
 
 MODELS = ("baseline", "teacher", "student")
+CROPS = {"centre": 1, "five": 5, "ten": 10}
+"""Crops of a clip in time, by name; see evaluation_views."""
 DETAILS = ("per_class", "confusion")
 """Figures that go into the details' file: too many for a table of metrics."""
 
@@ -40,12 +45,14 @@ def run(
 ) -> None:
     """Write metrics.json, details.json, predictions.csv and the student's confusion.csv.
 
+    Test clips without a label are predicted and not measured; where none has one, metrics.json says `n: 0` alone.
+
     Args:
         clip_index: clips.csv.
         videos: root that clip ids are relative to.
         checkpoints: by model: baseline, teacher, student.
         metrics: figures with intervals, and how the models stand to each other.
-        details: per class and confusion.
+        details: the protocol, and figures per class and confusion.
         predictions: every test clip with every model's answer.
         confusion: actual and predicted class of every test clip, for plots.
         config: the section of params.yaml.
@@ -56,26 +63,60 @@ def run(
     if not clips:
         raise ValueError(f"{clip_index}: holds no test clip; give prepare a test list")
     labels = np.array([clip.label for clip in clips], np.int64)
+    known = labels >= 0
     inputs = [clip_index, *checkpoints.values()]
     # Nothing is kept, but two evaluations of a run must not write at once.
     with work_folder("evaluate", out=metrics, settings=plain(config), inputs=inputs):
         logits: dict[str, NDArray[np.float32]] = {}
-        names: tuple[str, ...] = ()
+        records: dict[str, Record] = {}
         cache = cache_policy(work_root(metrics), mode=compute.cache, cache_gb=compute.cache_gb)
         for kind in MODELS:
             loaded = load_recogniser(checkpoints[kind], device=device, kind=kind)
-            names = loaded.record.class_names
-            _check_classes(checkpoints[kind], names, clips)
+            records[kind] = loaded.record
+            _check_classes(checkpoints[kind], loaded.record.class_names, clips)
             logits[kind] = _logits(loaded, clips, videos, cache, config, compute, device)
-        figures, more = measure(logits, labels, names, config)
-        _write_json(details, {"class_names": list(names), **more})
+        names = records["student"].class_names
+        figures: dict[str, Any] = {"n": 0}
+        more: dict[str, Any] = {}
+        if known.any():
+            of_known = {kind: values[known] for kind, values in logits.items()}
+            figures, more = measure(of_known, labels[known], names, config)
+        _write_json(details, {"class_names": list(names), "protocol": protocol(records, config), **more})
         header = ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))]
         _write_rows(predictions, header, _predictions(clips, logits, names))
         answers = logits["student"].argmax(axis=1)
-        pairs = [[clip.class_name, names[answer]] for clip, answer in zip(clips, answers, strict=True)]
+        pairs = [[c.class_name, names[answer]] for c, answer in zip(clips, answers, strict=True) if c.label >= 0]
         _write_rows(confusion, ["actual", "predicted"], pairs)
         _write_json(metrics, figures)
-    print(", ".join(f"{kind} {figures[kind]['top1']:.3f}" for kind in MODELS) + f" top-1 on {len(clips)} test clips")
+    if not known.any():
+        print(f"{len(clips)} test clips without labels: predictions only")
+        return
+    top1 = ", ".join(f"{kind} {figures[kind]['top1']:.3f}" for kind in MODELS)
+    without = f", {int((~known).sum())} more without a label" if not known.all() else ""
+    print(f"{top1} top-1 on {int(known.sum())} test clips{without}")
+
+
+def protocol(
+    records: Mapping[str, Record], config: EvaluateConfig
+) -> dict[str, str | int | float | bool | list[int] | None]:
+    """What a result depends on, as a table has to name it; from the checkpoints alone and the test's settings."""
+    teacher, student = records["teacher"], records["student"]
+    light, pixels = teacher.preprocessing, student.preprocessing
+    assert light is not None
+    assert pixels is not None
+    chosen = ("model", "head", "weights", "epochs", "kd_weight", "kd_decay", "temperature")
+    return {
+        "teacher_input": light.input,
+        "enhancer": "none" if light.enhancer is None else light.enhancer["name"],
+        "enhancer_weights": teacher.settings["enhancer_weights"],
+        **{name: student.settings[name] for name in (*chosen, "scale_by_temperature_squared", "seed")},
+        "frames": pixels.view_rule.frames,
+        "size": pixels.view_rule.size,
+        "frame_size": list(pixels.view_rule.frame_size),
+        "clips": config.clips,
+        "crops": config.crops,
+        "average": config.average,
+    }
 
 
 def measure(
@@ -102,9 +143,11 @@ def _logits(
     compute: ComputeConfig,
     device: torch.device,
 ) -> NDArray[np.float32]:
-    """Logits of the test clips, (N, K); all about the pixels comes from the checkpoint."""
+    """Logits of the test clips averaged over their views, (N, K); all about the pixels comes from the checkpoint."""
     pixels = loaded.preprocessing
     rule = pixels.view_rule
+    if config.crops == "ten" and not rule.flip:
+        raise ValueError("evaluate.crops: ten mirrors clips, the model was trained with views.flip: false; set five")
     size, colours = rule.frame_size, pixels.colour_range
     if loaded.enhancer is None:
         source = open_dark_frames(clips, videos, frame_size=size, colour_range=colours, cache=cache)
@@ -119,15 +162,35 @@ def _logits(
             cache=cache,
             device=device,
         )
-    dataset = ViewDataset(clips, source=source, view_of=CentreViews(rule=rule), size=rule.size)
+    views = EvaluationViews(rule=rule, clips=config.clips, crops=config.crops)
+    dataset = ViewDataset(clips, source=source, view_of=views, size=rule.size)
     batches = Batches(
         dataset, batch_size=config.batch_size, seed=None, workers=reading_workers(source, compute.workers)
     )
-    return predict(loaded.recogniser, batches, device=device).numpy()
+    count = config.clips * CROPS[config.crops]
+    answers = torch.stack([predict(loaded.recogniser, batches, device=device, epoch=view) for view in range(count)])
+    return average(answers, over=config.average).numpy()
+
+
+def average(answers: Tensor, *, over: str) -> Tensor:
+    """One row of logits a clip from those of its views, (V, N, K) -> (N, K).
+
+    Args:
+        answers: logits.
+        over: logits takes their mean; probabilities the logarithm of the mean probability, which has the mean
+            probabilities for its softmax. One view is left as it is.
+    """
+    if len(answers) == 1:
+        return answers[0]
+    if over == "logits":
+        return answers.mean(dim=0)
+    return answers.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(answers))
 
 
 def _check_classes(checkpoint: Path, names: Sequence[str], clips: Sequence[Clip]) -> None:
     for clip in clips:
+        if clip.label < 0:
+            continue
         if clip.label >= len(names) or names[clip.label] != clip.class_name:
             raise ValueError(
                 f"{checkpoint}: clip {clip.id} is of class {clip.label} ({clip.class_name}), the checkpoint knows "

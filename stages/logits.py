@@ -87,7 +87,6 @@ def run(
             "train the teacher again"
         )
     rule, pixels = teacher.preprocessing.view_rule, teacher.preprocessing
-    assert teacher.enhancer is not None
     spec = StoreSpec(
         class_names=names,
         clips=_clip_table(clips),

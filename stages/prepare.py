@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.clips.clip_index import Clip, clips_to_text
+from pipeline.clips.clip_index import LEAK_KINDS, UNLABELLED, Clip, clips_to_text, find_doubled, find_leaks, leak_note
 from pipeline.clips.files import replacing, sha256_of
-from pipeline.clips.lists import Listed, choose_scenes, find_video, label_of, read_list, scene_of
+from pipeline.clips.lists import (
+    Listed,
+    check_labelled,
+    choose_scenes,
+    find_video,
+    has_video_suffix,
+    label_of,
+    read_list,
+    scene_of,
+)
 from pipeline.clips.video import VideoInfo, probe
 from pipeline.config import PrepareConfig, plain
 from pipeline.training.work_folder import work_folder
@@ -32,53 +41,68 @@ def run(
     quarantine: Path,
     *,
     class_names: Sequence[str],
+    class_ids: Sequence[int],
     config: PrepareConfig,
     colour_range: str,
     fresh: bool = False,
 ) -> None:
     """Write clips.csv, the training frames' statistics and the list of bad videos.
 
+    Args:
+        videos: root that the lists' paths are relative to.
+        train_list: list, or folder of class folders.
+        test_list: the same; its clips may be unlabelled.
+        clip_index: clips.csv.
+        statistics: figures of the training frames, counts and leaks, json.
+        quarantine: bad videos with reasons, csv.
+        class_names: by class index.
+        class_ids: what lists with numbers call those classes.
+        config: the section of params.yaml.
+        colour_range: auto (as tagged), limited or full.
+        fresh: start over instead of going on with unfinished work.
+
     Raises:
         ValueError: a bad list, more bad videos than allowed (all are named), a leak between train and test, a
-            class without training clips.
+            class without training clips, a training clip without a label.
     """
     entries = read_subsets(train_list, test_list, videos=videos, config=config)
-    labels = [label_of(line, class_names) for line, _ in entries]
-    settings = {"prepare": plain(config), "colour_range": colour_range, "classes": list(class_names)}
+    labels = [label_of(line, class_names, class_ids) for line, _ in entries]
+    settings: dict[str, Any] = {"prepare": plain(config), "colour_range": colour_range}
+    settings |= {"classes": list(class_names), "class_ids": list(class_ids)}
     inputs = [path for path in (train_list, test_list) if path.is_file()]
     with work_folder("prepare", out=clip_index, settings=settings, inputs=inputs, fresh=fresh) as work:
         probed, bad = probe_all(entries, videos=videos, colour_range=colour_range, journal=work / "probed.jsonl")
         check_bad(bad, config.max_bad)
-        check_doubled(entries)
+        check_doubled(entries, probed)
         clips = [
-            _clip(subset, label, class_names[label], probed[line.path], config.scene_pattern)
+            _clip(subset, label, class_names, probed[line.path], config.scene_pattern)
             for (line, subset), label in zip(entries, labels, strict=True)
             if line.path in probed
         ]
-        leaks, doubled = find_same(clips)
-        if leaks and config.on_leak == "error":
-            raise ValueError(
-                f"{train_list} and {test_list}: {len(leaks)} leaks: {'; '.join(leaks[:10])}; take the clips out of "
-                "one list, or set prepare.on_leak: report"
-            )
+        leaks, doubled = find_leaks(clips), find_doubled(clips)
+        if config.on_leak == "error":
+            check_leaks(leaks, clips, f"{train_list} and {test_list}")
         clips = sorted(hold_out(clips, config), key=lambda clip: clip.id)
         check_subsets(clips, class_names)
         _write(statistics, json.dumps(describe(clips, probed, leaks, doubled), indent=1, sort_keys=True) + "\n")
         _write(quarantine, _as_csv(bad, videos))
         _write(clip_index, clips_to_text(clips))
-    counts = Counter(clip.subset for clip in clips)
-    print(f"{len(clips)} clips: " + ", ".join(f"{count} {subset}" for subset, count in sorted(counts.items())))
-    for kind, found in (("leak between train and test", leaks), ("doubled", doubled)):
-        for line in found:
-            print(f"warning: {kind}: {line}")
+    _report(clips, leaks, doubled, compare_frame_counts(entries, probed))
 
 
 def read_subsets(train_list: Path, test_list: Path, *, videos: Path, config: PrepareConfig) -> list[Entry]:
-    """All lines with their subset; one list that serves as both is split by whole scenes."""
+    """All lines with their subset; one list that serves as both is split by whole scenes.
+
+    Raises:
+        ValueError: a bad list, or a line without a label outside a test list.
+    """
     train = read_list(train_list, videos=videos)
+    check_labelled(train)
     if train_list != test_list:
         return [(line, "train") for line in train] + [(line, "test") for line in read_list(test_list, videos=videos)]
-    scenes = [scene_of(line.path, config.scene_pattern) for line in train]
+    # The pattern is one of clip ids, which have a suffix where a frame list has none.
+    paths = [line.path if has_video_suffix(line.path) else f"{line.path}.mp4" for line in train]
+    scenes = [scene_of(path, config.scene_pattern) for path in paths]
     order = _shuffled(scenes, config.seed)
     labels = [line.class_name or line.label for line in train]
     count = max(1, round(config.test_share * len(order)))
@@ -124,13 +148,24 @@ def check_bad(bad: Mapping[str, str], allowed: int) -> None:
         )
 
 
-def check_doubled(entries: Sequence[Entry]) -> None:
-    """Refuse a clip that one subset lists twice."""
+def check_doubled(entries: Sequence[Entry], probed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a clip that one subset lists twice, be it with two suffixes."""
     places: dict[tuple[str, str], str] = {}
     for line, subset in entries:
-        first = places.setdefault((line.path, subset), line.place)
+        clip_id = probed[line.path]["id"] if line.path in probed else line.path
+        first = places.setdefault((clip_id, subset), line.place)
         if first is not line.place:
             raise ValueError(f"{line.place}: {line.path} stands already at {first}; list every clip once")
+
+
+def check_leaks(leaks: Mapping[str, Any], clips: Sequence[Clip], lists: str) -> None:
+    """Refuse test clips that share a file, its content, its scene or its name with a training clip."""
+    note = leak_note(leaks, _num_test(clips))
+    if note:
+        raise ValueError(
+            f"{lists}: {note}: {'; '.join(leaks['examples'])}; take the clips out of one list, or set "
+            "prepare.on_leak: report. Where the names tell no scenes, set prepare.scene_pattern: ''"
+        )
 
 
 def check_subsets(clips: Sequence[Clip], class_names: Sequence[str]) -> None:
@@ -143,21 +178,18 @@ def check_subsets(clips: Sequence[Clip], class_names: Sequence[str]) -> None:
         raise ValueError("no test clip is left; mend the test list, or raise prepare.test_share")
 
 
-def find_same(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
-    """Clips or contents that stand in train and test, and contents that one side holds twice."""
-    leaks: list[str] = []
-    doubled: list[str] = []
-    for name in ("id", "sha256"):
-        same: dict[str, list[Clip]] = defaultdict(list)
-        for clip in clips:
-            same[getattr(clip, name)].append(clip)
-        for group in same.values():
-            ids = {clip.id for clip in group}
-            if len(group) > 1 and (name == "id" or len(ids) > 1):
-                places = ", ".join(f"{clip.id} ({clip.subset}, {clip.class_name})" for clip in group)
-                found = leaks if len({clip.subset for clip in group}) > 1 else doubled
-                found.append(f"same {'clip' if name == 'id' else 'content'}: {places}")
-    return leaks, doubled
+def compare_frame_counts(entries: Sequence[Entry], probed: Mapping[str, Mapping[str, Any]]) -> str:
+    """How far the lists' frame counts are from the decoded ones; empty where they agree or say nothing."""
+    told = {line.path: line.num_frames for line, _ in entries if line.num_frames is not None and line.path in probed}
+    off = {path: abs(told[path] - probed[path]["num_frames"]) for path in told}
+    wrong = [path for path, difference in off.items() if difference]
+    if not wrong:
+        return ""
+    worst = max(wrong, key=lambda path: off[path])
+    return (
+        f"{len(wrong)} of {len(told)} clips have another number of frames than the list says, by up to {off[worst]} "
+        f"({worst}: listed {told[worst]}, decoded {probed[worst]['num_frames']})"
+    )
 
 
 def hold_out(clips: Sequence[Clip], config: PrepareConfig) -> list[Clip]:
@@ -175,14 +207,14 @@ def hold_out(clips: Sequence[Clip], config: PrepareConfig) -> list[Clip]:
 
 
 def describe(
-    clips: Sequence[Clip], probed: Mapping[str, Mapping[str, Any]], leaks: Sequence[str], doubled: Sequence[str]
+    clips: Sequence[Clip], probed: Mapping[str, Mapping[str, Any]], leaks: Mapping[str, Any], doubled: Sequence[str]
 ) -> dict[str, Any]:
     """Mean and std of R, G, B over the training clips (each clip weighs the same), counts and leaks."""
     train = {clip.id for clip in clips if clip.subset == "train"}
     found = [info for info in probed.values() if info["id"] in train]
     mean = np.mean([info["rgb_mean"] for info in found], axis=0)
     square = np.mean([info["rgb_square_mean"] for info in found], axis=0)
-    counts = Counter((clip.subset, clip.class_name) for clip in clips)
+    counts = Counter((clip.subset, clip.class_name or "unlabelled") for clip in clips)
     return {
         "mean": [float(value) for value in mean],
         # A wholly black dataset would have no spread to divide by.
@@ -193,17 +225,35 @@ def describe(
             subset: {name: count for (s, name), count in sorted(counts.items()) if s == subset}
             for subset in sorted({subset for subset, _ in counts})
         },
-        "leaks": list(leaks),
+        "leaks": dict(leaks),
         "doubled": list(doubled),
     }
 
 
-def _clip(subset: str, label: int, class_name: str, info: Mapping[str, Any], scene_pattern: str) -> Clip:
+def _report(clips: Sequence[Clip], leaks: Mapping[str, Any], doubled: Sequence[str], frame_counts: str) -> None:
+    counts = Counter(clip.subset for clip in clips)
+    unlabelled = sum(clip.label == UNLABELLED for clip in clips)
+    told = [f"{count} {subset}" for subset, count in sorted(counts.items())]
+    print(f"{len(clips)} clips: {', '.join(told)}" + (f" ({unlabelled} without a label)" if unlabelled else ""))
+    for kind in LEAK_KINDS:
+        if leaks[kind]:
+            print(f"warning: leak between train and test: {leak_note({kind: leaks[kind]}, _num_test(clips))}")
+    for line in doubled:
+        print(f"warning: doubled: {line}")
+    if frame_counts:
+        print(f"warning: {frame_counts}")
+
+
+def _num_test(clips: Sequence[Clip]) -> int:
+    return sum(clip.subset == "test" for clip in clips)
+
+
+def _clip(subset: str, label: int, class_names: Sequence[str], info: Mapping[str, Any], scene_pattern: str) -> Clip:
     names = {field.name for field in dataclasses.fields(Clip)} & {field.name for field in dataclasses.fields(VideoInfo)}
     return Clip(
         id=info["id"],
         label=label,
-        class_name=class_name,
+        class_name="" if label == UNLABELLED else class_names[label],
         subset=subset,
         scene=scene_of(info["id"], scene_pattern),
         sha256=info["sha256"],

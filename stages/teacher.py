@@ -1,10 +1,17 @@
-"""Train the teacher: the classifier on enhanced views of the training clips, with cross-entropy (Eq. 1 and 3)."""
+"""Train the teacher: the classifier on enhanced views of the training clips, with cross-entropy (Eq. 1 and 3).
+
+With other inputs the same stage trains what the teacher is compared with: two streams (DarkLight), or dark views alone.
+"""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from pipeline.enhancers.build import build_enhancer
+from torch import Tensor, nn
 
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, DrawnViews
@@ -13,12 +20,12 @@ from pipeline.clips.views import view_rule
 from pipeline.config import ComputeConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
 from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
-from pipeline.enhancers.zero_dce import ZeroDCE
-from pipeline.models.recogniser import Recogniser
+from pipeline.models.recogniser import Recogniser, Statistics
 from pipeline.training.checkpoint import Preprocessing, Record, file_card, load_checkpoint, save_checkpoint
 from pipeline.training.classification import (
     new_classifier,
     normalization,
+    read_statistics,
     train_classifier,
     weights_files,
     write_curve,
@@ -30,6 +37,7 @@ from pipeline.training.work_folder import cache_policy, work_folder, work_root
 def run(
     clip_index: Path,
     videos: Path,
+    statistics: Path,
     enhancer_checkpoint: Path,
     checkpoint: Path,
     card: Path,
@@ -43,28 +51,37 @@ def run(
     device: torch.device,
     fresh: bool = False,
 ) -> None:
-    """Write the teacher's checkpoint with the enhancer inside, and the card by which its logits are known."""
-    if config.unfreeze_enhancer and enhancer_on != "view":
-        raise ValueError(f"teacher.unfreeze_enhancer: true needs enhancer.on: view, found '{enhancer_on}'")
+    """Write the teacher's checkpoint with the enhancer inside, and the card by which its logits are known.
+
+    Raises:
+        ValueError: the frames are enhanced before the crop, where the model has to see them dark as well.
+    """
+    for name, wanted in (
+        ("unfreeze_enhancer: true", config.unfreeze_enhancer),
+        ("input: both", config.input == "both"),
+    ):
+        if wanted and enhancer_on != "view":
+            raise ValueError(f"teacher.{name} needs enhancer.on: view, found '{enhancer_on}'")
+    enhancer_on = "none" if config.input == "dark" else enhancer_on
     clips = read_clips(clip_index)
     train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
     rule = view_rule(plain(views))
     settings = {"teacher": plain(config), "on": enhancer_on, "rule": rule, "range": views.colour_range}
     settings["device"] = str(device)
-    inputs = [clip_index, enhancer_checkpoint, *weights_files(config.weights)]
+    inputs = [clip_index, statistics, enhancer_checkpoint, *weights_files(config.weights)]
     with work_folder("teacher", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work:
-        tensors, enhancer_record = load_checkpoint(enhancer_checkpoint, kind="enhancer")
-        enhancer = ZeroDCE(seed=0).to(device)
-        enhancer.load_state_dict(tensors)
-        measured = (enhancer_record.metrics["mean"], enhancer_record.metrics["std"])
-        mean, std = normalization(config.normalization, measured)
-        classifier, arguments, origin = new_classifier(plain(config), num_classes=len(names), num_frames=rule.frames)
+        light = _load_light(enhancer_checkpoint, statistics, config, device=device)
+        streams = 2 if config.input == "both" else 1
+        classifier, arguments, origin = new_classifier(
+            plain(config), num_classes=len(names), num_frames=rule.frames, streams=streams
+        )
         recogniser = Recogniser(
             classifier,
-            mean=mean,
-            std=std,
-            enhancer=enhancer if enhancer_on == "view" else None,
+            mean=light.mean,
+            std=light.std,
+            enhancer=light.enhancer if enhancer_on == "view" else None,
             train_enhancer=config.unfreeze_enhancer,
+            dark_stream=light.dark if streams == 2 else None,
         )
 
         def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
@@ -73,7 +90,7 @@ def run(
         source = open_teacher_frames(
             train + holdout,
             videos,
-            enhancer,
+            light.enhancer,
             enhancer_on=enhancer_on,
             frame_size=views.frame_size,
             colour_range=views.colour_range,
@@ -101,16 +118,58 @@ def run(
             class_names=names,
             model=arguments,
             preprocessing=Preprocessing(
-                view_rule=rule, colour_range=views.colour_range, mean=mean, std=std, enhancer_on=enhancer_on
+                view_rule=rule,
+                colour_range=views.colour_range,
+                mean=light.mean,
+                std=light.std,
+                enhancer_on=enhancer_on,
+                input=config.input,
+                enhancer=light.arguments,
+                dark_mean=light.dark[0] if streams == 2 else None,
+                dark_std=light.dark[1] if streams == 2 else None,
             ),
-            settings=plain(config) | {"weights": origin},
+            settings=plain(config) | {"weights": origin, "enhancer_weights": light.origin},
             metrics=trained.curve[trained.epoch],
         )
         write_curve(curve, trained.curve)
         write_timings(timings, trained)
         # The enhancer travels with the classifier: these are the only weights that the stage logits reads.
         parts = {f"classifier.{name}": tensor for name, tensor in classifier.state_dict().items()}
-        parts |= {f"enhancer.{name}": tensor for name, tensor in enhancer.state_dict().items()}
+        if light.enhancer is not None:
+            parts |= {f"enhancer.{name}": tensor for name, tensor in light.enhancer.state_dict().items()}
         save_checkpoint(checkpoint, parts, record)
         with replacing(card) as partial:
             partial.write_text(json.dumps(file_card(checkpoint, record), indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Light:
+    """What the teacher's light comes from, and how its frames are normalised."""
+
+    enhancer: nn.Module | None
+    arguments: Mapping[str, Any] | None
+    """Build the enhancer."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dark: Statistics
+    """Mean and std of the dark frames."""
+    origin: str | None
+    """sha256 of the enhancer's given weights; None where it was trained on the run or has none."""
+
+
+def _load_light(checkpoint: Path, statistics: Path, config: TeacherConfig, *, device: torch.device) -> _Light:
+    dark = normalization(config.normalization, read_statistics(statistics))
+    if config.input == "dark":
+        return _Light(enhancer=None, arguments=None, mean=dark[0], std=dark[1], dark=dark, origin=None)
+    tensors, record = load_checkpoint(checkpoint, kind="enhancer")
+    enhancer = build_enhancer(**record.model)
+    enhancer.load_state_dict(tensors)
+    mean, std = normalization(config.normalization, (record.metrics["mean"], record.metrics["std"]))
+    return _Light(
+        enhancer=enhancer.to(device),
+        arguments=dict(record.model),
+        mean=mean,
+        std=std,
+        dark=dark,
+        origin=record.settings["weights"],
+    )

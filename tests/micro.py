@@ -54,6 +54,7 @@ class Run:
             self["statistics.json"],
             self["quarantine.csv"],
             class_names=class_names,
+            class_ids=list(range(len(class_names))),
             config=self.configs["prepare"],
             colour_range="auto",
         )
@@ -69,6 +70,7 @@ class Run:
         teacher.run(
             self["clips.csv"],
             self.videos,
+            self["statistics.json"],
             self["enhancer.safetensors"],
             *outs,
             config=self.configs["teacher"],

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.models.classifier import TRUNKS, build_classifier, load_trunk, read_state_dict
+from pipeline.models.classifier import TRUNKS, build_classifier, load_weights
 from pipeline.models.r2plus1d import r2plus1d_tiny
+from pipeline.models.state_dicts import read_state_dict
 from pipeline.models.temporal_attention import AverageHead, TemporalAttention
 
 
@@ -141,7 +142,7 @@ def test_pretrained_trunk_is_loaded_and_the_head_kept(tmp_path, pretrained, suff
     save_file(pretrained, path) if suffix == ".safetensors" else torch.save(pretrained, path)
     classifier = build()
     head = copy_state(classifier.head)
-    sha256 = load_trunk(classifier, path)
+    sha256 = load_weights(classifier, path)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert same({k: v for k, v in pretrained.items() if not k.startswith("fc.")}, classifier.trunk.state_dict())
     assert same(head, classifier.head.state_dict())
@@ -158,7 +159,7 @@ def test_old_form_of_torch_save_is_read(tmp_path, pretrained):
     [
         (
             lambda state: state.update({"layer2.0.conv1.0.0.weight": torch.zeros(1, 2, 1, 3, 3)}),
-            r"weights\.pth: layer2\.0\.conv1\.0\.0\.weight: found shape \(1, 2, 1, 3, 3\), wanted \(32, 8, ",
+            r"weights\.pth: trunk\.layer2\.0\.conv1\.0\.0\.weight: found shape \(1, 2, 1, 3, 3\), wanted \(32, 8, ",
         ),
         (
             lambda state: state.pop("stem.3.weight"),
@@ -177,7 +178,7 @@ def test_weights_of_another_network_are_refused_by_their_first_differing_entry(t
     classifier = build()
     before = copy_state(classifier)
     with pytest.raises(ValueError, match=message):
-        load_trunk(classifier, path)
+        load_weights(classifier, path)
     assert same(before, classifier.state_dict())
 
 
@@ -209,7 +210,7 @@ def test_cut_files_of_the_present_forms_are_refused(tmp_path, pretrained, suffix
     save_file(pretrained, path) if suffix == ".safetensors" else torch.save(pretrained, path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"do not load .*, wanted a state dict: tensors by name; fetch the file"):
-        load_trunk(build(), path)
+        load_weights(build(), path)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {"epoch": 3}, torch.zeros(2)])
@@ -229,4 +230,4 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 def test_missing_file_is_named_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.pth: no such weights; check the path"):
-        load_trunk(build(), tmp_path / "absent.pth")
+        load_weights(build(), tmp_path / "absent.pth")

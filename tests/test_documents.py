@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import cli
-from pipeline.table import as_markdown, as_text, write_into
+from pipeline.table import as_markdown, as_text, read_results, write_into
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,6 +65,48 @@ def test_writing_a_table_needs_its_markers(tmp_path):
     document.write_text("nothing")
     with pytest.raises(ValueError, match="holds no lines `<!-- x -->`"):
         write_into(document, results)
+
+
+def a_run(folder, metrics, statistics):
+    files = {
+        f"{model}_timings": {"seconds": 1.0, "peak_memory_bytes": 10} for model in ("baseline", "teacher", "student")
+    }
+    for name, content in (files | {"metrics": metrics, "statistics": statistics}).items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return read_results(folder, "night-1")
+
+
+def test_leaks_stand_under_the_table_in_text_and_in_markdown(tmp_path):
+    metrics = json.loads(RECORDS[0].read_text(encoding="utf-8"))["metrics"] | {"n": 96}
+    clean = a_run(tmp_path, metrics, {"leaks": {}, "clips": {"test": {"Run": 60, "Walk": 40}}})
+    leaking = a_run(tmp_path, metrics, {"leaks": {"same_scene": 3}, "clips": {"test": {"Run": 60, "Walk": 40}}})
+    note = leaking["leak_note"]
+    # Of all test clips, not of the 96 labelled ones.
+    assert note.startswith("3 of 100 test clips ")
+    assert clean["leak_note"] == ""
+    plain = as_text(clean, tmp_path).splitlines()
+    assert as_text(leaking, tmp_path).splitlines() == [*plain[:5], note, *plain[5:]]
+    assert plain[4].startswith("student ")
+    assert f"\n* {note}.\n" in as_markdown(leaking)
+    assert as_markdown(leaking).replace(f"* {note}.\n", "") == as_markdown(clean)
+    assert as_markdown(clean) == as_markdown({key: clean[key] for key in ("run", "metrics", "timings")})
+
+
+def test_a_run_without_labels_names_its_predictions_instead_of_figures(tmp_path):
+    results = a_run(tmp_path, {"n": 0}, {"leaks": {"same_clip": 2}, "clips": {"test": {"unlabelled": 90}}})
+    said = "no labels: predictions in data/night-1/predictions.csv"
+    text = as_text(results, Path("data/night-1")).splitlines()
+    assert text[0] == f"night-1: {said}"
+    assert text[1].startswith("2 of 90 test clips ")
+    assert text[-1].startswith("enhanced frames ")
+    assert as_markdown(results).splitlines() == [f"* {said}", f"* {results['leak_note']}."]
+
+
+def test_leaks_in_the_form_of_an_earlier_version_ask_for_a_new_run(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"statistics\.json: leaks: found \['a'\], wanted counts by kind; run `dvc repro`"
+    ):
+        a_run(tmp_path, {"n": 0}, {"leaks": ["a"]})
 
 
 def test_no_document_or_code_names_this_machine():

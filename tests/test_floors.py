@@ -146,7 +146,7 @@ def test_declared_parameters_are_those_that_the_stages_read():
     assert params["student"] == {"student", "logits.views", "views"} | machine
     assert params["baseline"] == names(BaselineConfig, "student") | {"logits.views", "views"} | machine
     assert params["evaluate"] == {"evaluate"} | machine
-    assert params["prepare"] == {"prepare", "views.colour_range", "inputs.${key}.classes"}
+    assert params["prepare"] == {"prepare", "views.colour_range", "inputs.${key}.classes", "inputs.${key}.class_ids"}
     assert params["render"] == {"render"}
 
 

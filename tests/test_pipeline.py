@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import os
@@ -8,14 +9,15 @@ import pytest
 import torch
 from micro import CPU, RESULTS, Run
 
-from pipeline.clips.clip_index import of_subset, read_clips
+from pipeline.clips.clip_index import clips_to_text, of_subset, read_clips
 from pipeline.clips.dataset import Batches, DecodedFrames, DrawnViews, ViewDataset
-from pipeline.clips.views import view_rule
+from pipeline.clips.views import apply_view, evaluation_views, view_rule
 from pipeline.config import plain
 from pipeline.distillation.logit_store import LogitStore
 from pipeline.distillation.losses import student_loss
 from pipeline.distillation.replay import StoredViews, stored_logits
 from pipeline.enhancers.enhanced_frames import EnhancedFrames
+from pipeline.enhancers.gamma import Gamma
 from pipeline.inference.loading import load_recogniser
 from pipeline.presets import ARID_CLASSES
 from pipeline.training.checkpoint import load_checkpoint
@@ -219,6 +221,110 @@ def test_an_unfrozen_enhancer_learns_and_travels_with_the_teacher(done, tmp_path
     assert any(not torch.equal(given[name], learnt[f"enhancer.{name}"]) for name in given)
     run["enhancer.safetensors"].unlink()
     run.logits()
+
+
+def test_two_streams_train_and_evaluate_through_the_same_stages(done, tmp_path, small_configs):
+    """DarkLight: dark and gamma-corrected frames through one trunk."""
+    changes = {"teacher": {"input": "both", "normalization": "kinetics"}, "enhancer": {"on": "view", "name": "gamma"}}
+    run = done.copy(tmp_path / "run", small_configs(**changes))
+    run.enhancer()
+    run.teacher()
+    loaded = load_recogniser(run["teacher.safetensors"], device=CPU)
+    assert loaded.record.model["streams"] == 2
+    assert isinstance(loaded.enhancer, Gamma)
+    assert loaded.recogniser.two_streams
+    run.logits()
+    run.student()
+    run.evaluate()
+    protocol = json.loads(run["details.json"].read_text())["protocol"]
+    assert (protocol["teacher_input"], protocol["enhancer"]) == ("both", "gamma")
+    assert protocol["enhancer_weights"] is None
+    metrics = json.loads(run["metrics.json"].read_text())
+    assert 0 <= metrics["teacher"]["top1"] <= 1
+    with pytest.raises(ValueError, match=r"teacher\.input: both needs enhancer\.on: view, found 'frame'"):
+        done.copy(tmp_path / "frame", small_configs(teacher={"input": "both"})).teacher()
+
+
+def test_a_teacher_of_dark_input_is_the_baseline(done, tmp_path, small_configs):
+    """The control without light: the same views, order and first weights leave nothing that differs."""
+    run = done.copy(tmp_path / "run", small_configs(teacher={"input": "dark"}))
+    run.teacher()
+    teacher = load_recogniser(run["teacher.safetensors"], device=CPU)
+    baseline = load_recogniser(run["baseline.safetensors"], device=CPU)
+    assert teacher.enhancer is None
+    assert teacher.preprocessing.mean == baseline.preprocessing.mean
+    for name, tensor in baseline.recogniser.state_dict().items():
+        assert torch.equal(teacher.recogniser.state_dict()[name], tensor), name
+    run.logits()
+    run.student()
+
+
+@pytest.mark.parametrize("name", ["histogram", "lime", "retinex", "none"])
+def test_every_method_can_light_the_teacher(done, tmp_path, small_configs, name):
+    run = done.copy(tmp_path / "run", small_configs(enhancer={"name": name}, teacher={"epochs": 1}))
+    run.enhancer()
+    run.teacher()
+    run.logits()
+    figures = json.loads(run["enhancer.json"].read_text())
+    if name == "none":
+        assert figures["enhanced_mean"] == figures["dark_mean"]
+    else:
+        assert figures["enhanced_mean"] > figures["dark_mean"]
+    assert load_recogniser(run["teacher.safetensors"], device=CPU).preprocessing.enhancer == {"name": name}
+
+
+@pytest.mark.parametrize("over", ["logits", "probabilities"])
+def test_a_test_clip_of_many_views_gets_their_average(done, tmp_path, small_configs, over):
+    config = small_configs(evaluate={"clips": 2, "crops": "five", "average": over}, views={"size": 24})
+    run = done.copy(tmp_path / "run", config)
+    run.baseline()
+    run.teacher()
+    run.logits()
+    run.student()
+    run.evaluate()
+    loaded = load_recogniser(run["student.safetensors"], device=CPU)
+    rule = loaded.preprocessing.view_rule
+    with run["predictions.csv"].open() as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    clip = of_subset(read_clips(run["clips.csv"]), "test")[3]
+    views = evaluation_views(rule, clip_id=clip.id, num_frames=clip.num_frames, clips=2, crops="five")
+    frames = DecodedFrames(videos=run.videos, frame_size=rule.frame_size, colour_range="auto")
+    pixels = [apply_view(frames.frames(clip, view.frame_indices), view, rule.size) for view in views]
+    with torch.no_grad():
+        logits = torch.stack([loaded.recogniser(torch.from_numpy(each)[None])[0] for each in pixels]).double()
+    wanted = logits.softmax(1).mean(0) if over == "probabilities" else logits.mean(0).softmax(0)
+    assert len(pixels) == 10
+    assert rows[clip.id]["student"] == loaded.record.class_names[int(wanted.argmax())]
+    assert float(rows[clip.id]["student_probability"]) == pytest.approx(float(wanted.max()), abs=1e-4)  # 4 digits kept
+
+
+def test_ten_crops_are_refused_where_mirrors_mean_something_else(done, tmp_path, small_configs):
+    config = small_configs(evaluate={"crops": "ten"}, views={"flip": False})
+    run = done.copy(tmp_path / "run", config)
+    run.baseline()
+    with pytest.raises(ValueError, match=r"evaluate\.crops: ten mirrors clips"):
+        run.evaluate()
+
+
+def test_clips_without_labels_are_predicted_and_not_measured(done, tmp_path, capsys):
+    run = done.copy(tmp_path / "run")
+    clips = read_clips(run["clips.csv"])
+    without = [dataclasses.replace(clip, label=-1, class_name="") if clip.subset == "test" else clip for clip in clips]
+    run["clips.csv"].write_text(clips_to_text(without))
+    run.evaluate()
+    assert json.loads(run["metrics.json"].read_text()) == {"n": 0}
+    assert "11 test clips without labels: predictions only" in capsys.readouterr().out
+    with run["predictions.csv"].open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 11
+    assert all(row["student"] and row["class"] == "" for row in rows)
+    assert run["confusion.csv"].read_text() == "actual,predicted\n"
+    # one label left: measured on that clip alone
+    first = next(index for index, clip in enumerate(clips) if clip.subset == "test")
+    without[first] = clips[first]
+    run["clips.csv"].write_text(clips_to_text(without))
+    run.evaluate()
+    assert json.loads(run["metrics.json"].read_text())["n"] == 1
 
 
 def test_a_student_of_another_model_and_head_trains_on_the_same_logits(done, tmp_path, small_configs):

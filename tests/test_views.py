@@ -3,7 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.clips.views import View, ViewRule, apply_view, centre_view, draw_view, pixel_crc32, training_view
+from pipeline.clips.views import (
+    View,
+    ViewRule,
+    apply_view,
+    centre_view,
+    draw_view,
+    evaluation_views,
+    pixel_crc32,
+    training_view,
+)
 
 RULE = ViewRule(
     frames=4,
@@ -14,6 +23,7 @@ RULE = ViewRule(
     frame_size=(20, 30),
     size=16,
     scales=(1.0, 0.8, 0.6),
+    positions="random",
     flip=True,
     seed=3,
 )
@@ -124,3 +134,58 @@ def test_the_crc_tells_one_changed_code():
     before = pixel_crc32(pixels)
     pixels[1, 3, 3, 2] = 1
     assert pixel_crc32(pixels) != before
+
+
+# DarkLight's frames and views: 112x112 of 128 x 170, 64 frames in a row.
+DARKLIGHT = dataclasses.replace(
+    RULE, frames=64, stride=1, frame_size=(128, 170), size=112, scales=(1.0, 0.875, 0.75, 0.66), positions="fixed"
+)
+
+
+def test_fixed_positions_are_darklights_thirteen_cut_off_at_the_border():
+    crops = {drawn(DARKLIGHT, number=number).crop for number in range(3000)}
+    # Steps of 4 rows and 14 columns; all nine of the even grid and the four between.
+    steps = [(0, 0), (0, 2), (0, 4), (2, 0), (2, 2), (2, 4), (4, 0), (4, 2), (4, 4), (1, 1), (1, 3), (3, 1), (3, 3)]
+    assert {(top, left) for top, left, _, _ in crops} == {(4 * row, 14 * column) for row, column in steps}
+    sides = (128, 112, 96, 84)
+    pairs = [(tall, wide) for i, tall in enumerate(sides) for j, wide in enumerate(sides) if abs(i - j) <= 1]
+    wanted = {
+        (4 * row, 14 * column, min(tall, 128 - 4 * row), min(wide, 170 - 14 * column))
+        for row, column in steps
+        for tall, wide in pairs
+    }
+    assert len(pairs) == 10
+    assert crops == wanted  # 130 equally likely: 3,000 draws miss one with a chance of 1e-8
+    assert (16, 56, 112, 114) in crops  # the cut-off that DarkLight's code makes of 128 x 128
+
+
+def test_the_plain_resize_shows_the_whole_frame():
+    rule = dataclasses.replace(DARKLIGHT, frame_size=(112, 112), scales=(1.0,), positions="random")
+    assert {drawn(rule, number=number).crop for number in range(20)} == {(0, 0, 112, 112)}
+    assert centre_view(rule, clip_id="a.mp4", num_frames=80).crop == (0, 0, 112, 112)
+
+
+def test_one_clip_and_the_centre_crop_are_darklights_validation_view():
+    (view,) = evaluation_views(DARKLIGHT, clip_id="a.mp4", num_frames=81, clips=1, crops="centre")
+    assert view == centre_view(DARKLIGHT, clip_id="a.mp4", num_frames=81)
+    assert view.crop == (8, 29, 112, 112)
+    assert view.frame_indices == tuple(range(8, 72))  # floor((81 - 64) / 2)
+
+
+def test_ten_crops_are_corners_and_centre_and_their_mirrors():
+    views = evaluation_views(DARKLIGHT, clip_id="a.mp4", num_frames=64, clips=1, crops="ten")
+    places = [(0, 0), (0, 58), (16, 0), (16, 58), (8, 29)]
+    assert [view.crop for view in views] == [(top, left, 112, 112) for top, left in places] * 2
+    assert [view.flip for view in views] == [False] * 5 + [True] * 5
+    five = evaluation_views(DARKLIGHT, clip_id="a.mp4", num_frames=64, clips=1, crops="five")
+    assert five == views[:5]
+
+
+def test_clips_in_time_are_evenly_spaced_and_symmetric():
+    views = evaluation_views(DARKLIGHT, clip_id="a.mp4", num_frames=124, clips=3, crops="centre")
+    assert [view.frame_indices[0] for view in views] == [10, 30, 50]  # 60 frames of room: 1/6, 1/2, 5/6
+    short = evaluation_views(DARKLIGHT, clip_id="a.mp4", num_frames=40, clips=3, crops="centre")
+    assert {view.frame_indices[:41] for view in short} == {(*range(40), 0)}
+    spread = dataclasses.replace(RULE, sampling="spread")
+    views = evaluation_views(spread, clip_id="a.mp4", num_frames=40, clips=2, crops="centre")
+    assert [view.frame_indices for view in views] == [(2, 12, 22, 32), (7, 17, 27, 37)]  # 1/4 and 3/4 of each part

@@ -1,12 +1,15 @@
 """Zero-DCE against a plain form and the official weights' outputs; its losses against hand-made values."""
 
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.enhancers.zero_dce import ZeroDCE, load_official
 from pipeline.enhancers.zero_reference import (
@@ -68,6 +71,40 @@ def test_official_weights_are_those_of_the_published_sums(official):
     assert not official.training
 
 
+def test_official_weights_leave_black_and_white_exactly_as_they_are(official):
+    for value in (0.0, 1.0):
+        constant = torch.full((1, 3, 16, 16), value)
+        with torch.no_grad():
+            assert torch.equal(official(constant), constant)
+
+
+def test_official_file_has_the_published_size(official):
+    assert Path(os.environ["DLKDD_ZERO_DCE"]).stat().st_size == 320_017
+
+
+def test_entries_have_the_published_names_and_shapes():
+    wanted = {
+        "e_conv1": (32, 3, 3, 3),
+        "e_conv2": (32, 32, 3, 3),
+        "e_conv3": (32, 32, 3, 3),
+        "e_conv4": (32, 32, 3, 3),
+        "e_conv5": (32, 64, 3, 3),
+        "e_conv6": (32, 64, 3, 3),
+        "e_conv7": (24, 64, 3, 3),
+    }
+    found = {key: tuple(tensor.shape) for key, tensor in ZeroDCE(seed=0).state_dict().items()}
+    weights = {f"{name}.weight": shape for name, shape in wanted.items()}
+    assert found == weights | {f"{name}.bias": shape[:1] for name, shape in wanted.items()}
+    assert all(tensor.dtype == torch.float32 for tensor in ZeroDCE(seed=0).state_dict().values())
+
+
+def test_a_pixel_costs_the_published_number_of_multiplications():
+    with FlopCounterMode(display=False) as counter:
+        ZeroDCE(seed=0)(frames(2, 8, 8))
+    # two operations for each multiplication and addition
+    assert counter.get_total_flops() == 2 * 79_200 * 2 * 8 * 8
+
+
 def test_network_equals_the_plain_formulas(strong):
     model, x = strong.double(), frames().double()
     w = model.state_dict()
@@ -113,7 +150,9 @@ def test_negative_maps_brighten(strong):
 
 
 def test_network_has_the_published_number_of_weights():
-    assert sum(parameter.numel() for parameter in ZeroDCE(seed=0).parameters()) == 79_416
+    parameters = dict(ZeroDCE(seed=0).named_parameters())
+    assert sum(parameter.numel() for parameter in parameters.values()) == 79_416
+    assert sum(parameter.numel() for name, parameter in parameters.items() if name.endswith(".bias")) == 216
 
 
 def test_first_weights_are_a_function_of_the_seed_alone():
@@ -148,6 +187,47 @@ def test_a_frozen_enhancer_gets_a_few_frames_at_a_time_and_chunks_change_nothing
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)  # float32, other order of summation
 
 
+class Metered(torch.nn.Module):
+    """Notes what every pass of an enhancer takes from memory on the CPU, in bytes beyond its input and output."""
+
+    def __init__(self, enhancer):
+        super().__init__()
+        self.enhancer = enhancer
+        self.peaks, self.kept = [], []
+
+    def forward(self, x):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+            enhanced = self.enhancer(x)
+        # The sizes of allocations, and less than 0 of what is given back, in order of time.
+        events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+        sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        output = enhanced.nbytes
+        self.peaks.append(max(itertools.accumulate(sizes)) - output)
+        self.kept.append(sum(sizes) - output)
+        return enhanced
+
+
+def test_an_enhancers_peak_memory_does_not_grow_with_the_number_of_frames(strong):
+    peaks = {}
+    for num_frames in (16, 64):
+        meter = Metered(strong)
+        classifier = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+        recogniser = Recogniser(classifier, mean=(0.0,) * 3, std=(1.0,) * 3, enhancer=meter)
+        recogniser(torch.randint(0, 256, (1, num_frames, 64, 64, 3), dtype=torch.uint8))
+        peaks[num_frames] = max(meter.peaks)
+        assert meter.kept == [0] * len(meter.kept)  # nothing stays, such as what a gradient would need
+    # to 1 %: convolutions may keep a little memory of their own from call to call
+    assert peaks[64] == pytest.approx(peaks[16], rel=0.01)
+    # The seventh layer's 64 input and 24 output planes of a chunk are in memory together: the meter sees them.
+    plane = 16 * 64 * 64 * 4
+    assert peaks[16] >= (64 + 24) * plane
+    # All frames at once would take about four times as much, but for the convolutions' own memory.
+    meter = Metered(strong)
+    with torch.no_grad():
+        meter(torch.rand(64, 3, 64, 64))
+    assert meter.peaks[0] > 3 * peaks[16]
+
+
 def test_saved_weights_are_read_back_with_the_files_sha256(tmp_path, strong):
     path = tmp_path / "weights.pth"
     torch.save(strong.state_dict(), path, _use_new_zipfile_serialization=False)
@@ -156,7 +236,7 @@ def test_saved_weights_are_read_back_with_the_files_sha256(tmp_path, strong):
     assert torch.equal(model(frames()), strong(frames()))
 
 
-def test_weights_of_zero_dce_plus_plus_are_refused_by_the_differing_entry(tmp_path):
+def test_weights_of_zero_dce_plus_plus_are_refused_by_name(tmp_path):
     # its convolutions come in two parts under other names
     names = {
         "e_conv1.depth_conv.weight": torch.zeros(3, 1, 3, 3),
@@ -164,6 +244,15 @@ def test_weights_of_zero_dce_plus_plus_are_refused_by_the_differing_entry(tmp_pa
     }
     path = tmp_path / "Epoch99.pth"
     torch.save(names, path)
+    with pytest.raises(
+        ValueError, match=r"found the weights of Zero-DCE\+\+ .*e_conv1\.depth_conv.* wanted .* Zero-DCE;"
+    ):
+        load_official(path)
+
+
+def test_weights_of_another_enhancer_are_refused_by_the_missing_entry(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"encoder.weight": torch.zeros(32, 3, 3, 3)}, path)
     with pytest.raises(ValueError, match=r"e_conv1\.weight: found no such entry, wanted shape \(32, 3, 3, 3\)"):
         load_official(path)
 

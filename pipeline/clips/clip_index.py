@@ -1,13 +1,34 @@
-"""clips.csv: every clip of a run, what it is and what was found in it. Written by prepare, read by all stages."""
+"""clips.csv: every clip of a run, what it is and what was found in it. Written by prepare, read by all stages.
+
+Also what the rows of one run tell about each other: the classes, and what training and test clips share.
+"""
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 SUBSETS = ("train", "holdout", "test")
+
+# The label of a test clip whose list says none, as in UG2+.
+UNLABELLED = -1
+
+# What may spoil a test, and how it is said of one test clip and of several.
+LEAK_KINDS = {
+    "same_clip": ("is a training clip as well", "are training clips as well"),
+    "same_content": (
+        "has the content of a training clip of another name",
+        "have the content of a training clip of another name",
+    ),
+    "same_scene": ("shares its source with a training clip", "share their source with a training clip"),
+    "same_name": ("has a copy in train under another class name", "have a copy in train under another class name"),
+}
+
+MAX_EXAMPLES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +38,9 @@ class Clip:
     id: str
     """Its path relative to the videos' root as listed, with the suffix found on disk."""
     label: int
-    """Class index, 0-based."""
+    """Class index, 0-based; -1 for a test clip whose list gives no label."""
     class_name: str
-    """The class's text."""
+    """The class's text; empty without a label."""
     subset: str
     """train, holdout (training scenes set aside) or test."""
     scene: str
@@ -88,13 +109,15 @@ def of_subset(clips: Sequence[Clip], subset: str) -> list[Clip]:
 
 
 def class_names_in(clips: Sequence[Clip]) -> tuple[str, ...]:
-    """Class names by label, as the rows carry them.
+    """Class names by label, as the rows carry them; test clips without a label say nothing.
 
     Raises:
         ValueError: a label without a training clip, or two names for one label.
     """
     names: dict[int, str] = {}
     for clip in clips:
+        if clip.label == UNLABELLED:
+            continue
         if names.setdefault(clip.label, clip.class_name) != clip.class_name:
             raise ValueError(f"class {clip.label} is called '{names[clip.label]}' and '{clip.class_name}'; run prepare")
     trained = {clip.label for clip in clips if clip.subset == "train"}
@@ -104,8 +127,81 @@ def class_names_in(clips: Sequence[Clip]) -> tuple[str, ...]:
                 f"class {label} ({names.get(label, 'no name')}) has no training clip; add some or take the class out"
             )
     if not names:
-        raise ValueError("there is no clip at all; run prepare again")
+        raise ValueError("there is no clip with a label; run prepare again")
     return tuple(names[label] for label in sorted(names))
+
+
+def find_leaks(clips: Sequence[Clip]) -> dict[str, Any]:
+    """What the test clips share with the training clips, held-out ones included.
+
+    Returns:
+        For each of `LEAK_KINDS` the number of test clips it holds of, and `examples`: at most ten pairs in words.
+        A scene counts where the id told one. A file name counts under two classes of one scene, so that
+        `a/001.mp4` and `b/001.mp4` of a data set without scenes are no leak.
+    """
+    train = sorted((clip for clip in clips if clip.subset != "test"), key=lambda clip: clip.id)
+    found: dict[str, list[str]] = {}
+    for kind in LEAK_KINDS:
+        by_key: dict[Hashable, list[Clip]] = defaultdict(list)
+        for clip in train:
+            by_key[_leak_key(kind, clip)].append(clip)
+        pairs = [
+            (next((twin for twin in by_key.get(_leak_key(kind, clip), []) if _is_leak(kind, twin, clip)), None), clip)
+            for clip in of_subset(clips, "test")
+        ]
+        found[kind] = [
+            f"{kind.replace('_', ' ')}: {_described(twin)}, {_described(clip)}" for twin, clip in pairs if twin
+        ]
+    # In turns, so that a frequent kind does not hide the others.
+    in_turns = [text for row in zip_longest(*found.values()) for text in row if text]
+    return {kind: len(texts) for kind, texts in found.items()} | {"examples": in_turns[:MAX_EXAMPLES]}
+
+
+def find_doubled(clips: Sequence[Clip]) -> list[str]:
+    """Contents that train or test holds under several names, in words."""
+    same: dict[tuple[str, bool], list[Clip]] = defaultdict(list)
+    for clip in clips:
+        same[clip.sha256, clip.subset == "test"].append(clip)
+    groups = [group for group in same.values() if len(group) > 1]
+    return [f"same content: {', '.join(_described(clip) for clip in group)}" for group in groups]
+
+
+def leak_note(leaks: Mapping[str, Any], num_test: int) -> str:
+    """The leaks as a footnote of a table; empty where there are none.
+
+    Args:
+        leaks: counts by kind, as `find_leaks` gives them.
+        num_test: test clips in all.
+    """
+    parts = [
+        (count, one if count == 1 else several)
+        for kind, (one, several) in LEAK_KINDS.items()
+        if (count := leaks.get(kind, 0))
+    ]
+    return "; ".join(
+        f"{count} of {num_test} test clips {said}" if position == 0 else f"{count} {said}"
+        for position, (count, said) in enumerate(parts)
+    )
+
+
+def _leak_key(kind: str, clip: Clip) -> Hashable:
+    if kind == "same_name":
+        return clip.scene, PurePosixPath(clip.id).name
+    return {"same_clip": clip.id, "same_content": clip.sha256, "same_scene": clip.scene}[kind]
+
+
+def _is_leak(kind: str, train: Clip, test: Clip) -> bool:
+    if kind == "same_content":
+        return train.id != test.id
+    if kind == "same_scene":
+        return test.scene != test.id
+    if kind == "same_name":
+        return train.id != test.id and test.label not in (train.label, UNLABELLED)
+    return True
+
+
+def _described(clip: Clip) -> str:
+    return f"{clip.id} ({clip.subset}, {clip.class_name or 'no label'})"
 
 
 def _text(value: object) -> str:
@@ -121,9 +217,10 @@ def _clip(path: Path, number: int, row: dict[str, str], kinds: dict[str, object]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}:{number}: field {name}: found {text!r}, wanted a number") from error
     clip = Clip(**values)  # type: ignore[arg-type]
-    if clip.subset not in SUBSETS or clip.num_frames < 1 or clip.label < 0:
+    lowest = UNLABELLED if clip.subset == "test" else 0
+    if clip.subset not in SUBSETS or clip.num_frames < 1 or clip.label < lowest:
         raise ValueError(
             f"{path}:{number}: found subset '{clip.subset}', label {clip.label}, {clip.num_frames} frames; "
-            f"wanted one of {', '.join(SUBSETS)}, a label of at least 0 and at least 1 frame"
+            f"wanted one of {', '.join(SUBSETS)}, a label of at least 0 (-1, none, in test alone) and at least 1 frame"
         )
     return clip

@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipeline.clips.clip_index import Clip
 from pipeline.clips.files import replacing
 from pipeline.clips.video import Frames, av_version, decode
-from pipeline.clips.views import PIXEL_PATH, View, ViewRule, apply_view, centre_view, pixel_crc32, training_view
+from pipeline.clips.views import (
+    PIXEL_PATH,
+    View,
+    ViewRule,
+    apply_view,
+    centre_view,
+    evaluation_views,
+    pixel_crc32,
+    training_view,
+)
 
 
 class FrameSource(Protocol):
@@ -187,13 +196,29 @@ class DrawnViews:
 
 @dataclass(frozen=True, kw_only=True)
 class CentreViews:
-    """The one view that tests use, whatever the epoch."""
+    """The centre view, whatever the epoch."""
 
     rule: ViewRule
 
     def __call__(self, clip: Clip, epoch: int) -> View:
         """Take the middle of the clip and of the frame."""
         return centre_view(self.rule, clip_id=clip.id, num_frames=clip.num_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationViews:
+    """The views of a test clip by number; see evaluation_views."""
+
+    rule: ViewRule
+    clips: int
+    crops: str
+
+    def __call__(self, clip: Clip, number: int) -> View:
+        """Take view `number`."""
+        views = evaluation_views(
+            self.rule, clip_id=clip.id, num_frames=clip.num_frames, clips=self.clips, crops=self.crops
+        )
+        return views[number]
 
 
 class ViewDataset(Dataset[Sample]):

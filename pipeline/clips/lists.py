@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pipeline.clips.clip_index import UNLABELLED
 from pipeline.clips.video import VIDEO_SUFFIXES
+
+# Column names of the csv lists in use, in lower case; the first one found is taken.
+PATH_COLUMNS = ("path", "video")
+LABEL_COLUMNS = ("label", "classid", "class")
+
+TAB_FORM = "`index TAB class id TAB path`"
+FILE_FORM = "`folder/file.mp4 label`"
+FRAME_FORM = "`folder/name frames label`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +28,9 @@ class Listed:
     label: int | None
     """Class id where the list gives numbers."""
     class_name: str | None
-    """Class name where the list gives names."""
+    """Class name where the list gives names. Neither id nor name: unlabelled."""
+    num_frames: int | None
+    """How many frames the list says it has; None where it says nothing."""
     place: str
     """Where it stands, for messages: file and line."""
 
@@ -27,25 +38,31 @@ class Listed:
 def read_list(path: Path, *, videos: Path) -> list[Listed]:
     """Read a split list, or take a folder of class folders for one.
 
-    Three forms are known: ARID's tab form (`index TAB class id TAB path`), a csv with a header that holds
-    `path` and `label` (a class id or name), and a folder below the videos' root whose folders are classes.
+    The first line decides the form of the whole list:
+
+    * ARID: `index TAB class id TAB path`;
+    * csv with a header that names the path (`path`, `Video`) and the class id or name (`label`, `ClassID`, `class`),
+      in any case and order; without such a column, or with an empty field, a clip is unlabelled;
+    * Dark-48: `folder/file.mp4 label`, split at the last space;
+    * Dark-48's frame lists: `folder/name frames label`, the name without a suffix.
+
+    Or the list is a folder below the videos' root whose folders are classes.
 
     Raises:
-        ValueError: the list is missing or empty, or a line is of no known form; names file and line.
+        ValueError: the list is missing or empty, is ARID's third one, or a line is not of the list's form; names
+            file and line.
     """
+    _refuse_surplus(path)
     if path.is_dir() and not path.resolve().is_relative_to(videos.resolve()):
         raise ValueError(f"{path}: a folder of class folders must lie below the videos' root {videos}; check --videos")
     if path.is_dir():
         listed = _read_folder(path, videos=videos)
     elif not path.is_file():
-        raise ValueError(f"{path}: no such list; check --train and --test of `dlkdd use`")
+        raise ValueError(f"{path}: no such list; check --train, --test and --lists of `dlkdd use`")
     else:
-        lines = _read_text(path).splitlines()
-        filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-        if filled and "\t" in filled[0][1]:
-            listed = [_tab_line(path, number, line) for number, line in filled]
-        else:
-            listed = _read_csv(path, filled)
+        # Not splitlines(): it also breaks at characters that a file's name may hold.
+        lines = _read_text(path).split("\n")
+        listed = _read_lines(path, [(number, line) for number, line in enumerate(lines, start=1) if line.strip()])
     if not listed:
         raise ValueError(f"{path}: the list is empty; wanted one clip a line")
     for line in listed:
@@ -53,16 +70,19 @@ def read_list(path: Path, *, videos: Path) -> list[Listed]:
     return listed
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Read a table of `id TAB name` or `id,name` lines whose ids run from 0.
+def read_class_table(path: Path) -> tuple[list[int], list[str]]:
+    """Read a table of `id TAB name` or `id,name` lines. The ids may start anywhere and have gaps: UG2+ has 5 to 10.
+
+    Returns:
+        The ids in ascending order, and their names.
 
     Raises:
-        ValueError: a line of another form, a doubled or missing id.
+        ValueError: no line at all, a line of another form, a doubled id or name.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such table of classes")
+        raise ValueError(f"{path}: no such table of classes; wanted lines of `id TAB class name`")
     names: dict[int, str] = {}
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         match = re.fullmatch(r"\s*(\d+)[\t, ]\s*(.+?)\s*", line)
@@ -70,40 +90,63 @@ def read_class_names(path: Path) -> list[str]:
             raise ValueError(f"{path}:{number}: found '{line}', wanted `id TAB class name`")
         if int(match[1]) in names:
             raise ValueError(f"{path}:{number}: class id {match[1]} stands twice; give every class its own id")
+        if match[2] in names.values():
+            raise ValueError(f"{path}:{number}: class '{match[2]}' stands twice; give every class its own name")
         names[int(match[1])] = match[2]
-    if sorted(names) != list(range(len(names))) or not names:
-        raise ValueError(f"{path}: found class ids {sorted(names)}, wanted 0, 1, 2, ... without a gap")
-    return [names[label] for label in sorted(names)]
+    if not names:
+        raise ValueError(f"{path}: the table is empty; wanted lines of `id TAB class name`")
+    ids = sorted(names)
+    return ids, [names[class_id] for class_id in ids]
 
 
 def class_names_of(lists: Iterable[Sequence[Listed]]) -> list[str]:
-    """Class names in sorted order, for lists that give names instead of ids.
+    """Class names in sorted order, for lists that give names instead of ids; unlabelled lines add none.
 
     Raises:
         ValueError: a line gives only an id.
     """
     found: set[str] = set()
     for line in (line for listed in lists for line in listed):
-        if line.class_name is None:
+        if line.label is not None:
             raise ValueError(f"{line.place}: gives class id {line.label} without a name; add --classes TABLE")
-        found.add(line.class_name)
+        if line.class_name is not None:
+            found.add(line.class_name)
     return sorted(found)
 
 
-def label_of(line: Listed, class_names: Sequence[str]) -> int:
-    """The class index of a line.
+def check_labelled(listed: Iterable[Listed]) -> None:
+    """Refuse a training list with an unlabelled line.
 
     Raises:
-        ValueError: the label lies outside the classes.
+        ValueError: names the first one.
+    """
+    for line in listed:
+        if line.label is None and line.class_name is None:
+            raise ValueError(f"{line.place}: {line.path} has no label, which only a test clip may lack; add its class")
+
+
+def label_of(line: Listed, class_names: Sequence[str], class_ids: Sequence[int]) -> int:
+    """The class index of a line: the position of its class id or class name, or -1 if it is unlabelled.
+
+    Args:
+        line: of a list.
+        class_names: by class index.
+        class_ids: what lists with numbers call those classes.
+
+    Raises:
+        ValueError: the class is none of them.
     """
     if line.label is not None:
-        if not 0 <= line.label < len(class_names):
+        if line.label not in class_ids:
+            known = ", ".join(str(class_id) for class_id in class_ids)
             raise ValueError(
-                f"{line.place}: class id {line.label} of {line.path} lies outside 0 to {len(class_names) - 1}; "
+                f"{line.place}: class id {line.label} of {line.path} is none of {known}; "
                 "mend the list or the table of classes"
             )
-        return line.label
-    if line.class_name is None or line.class_name not in class_names:
+        return list(class_ids).index(line.label)
+    if line.class_name is None:
+        return UNLABELLED
+    if line.class_name not in class_names:
         raise ValueError(
             f"{line.place}: class '{line.class_name}' of {line.path} is none of {', '.join(class_names)}; "
             "mend the list or the table of classes"
@@ -112,21 +155,28 @@ def label_of(line: Listed, class_names: Sequence[str]) -> int:
 
 
 def find_video(videos: Path, listed: str) -> str:
-    """The path below the root that a list means; ARID's lists say .avi where the files are .mp4.
+    """The path below the root that a list means.
+
+    ARID's lists say .avi where the files are .mp4, so a known suffix is swapped; frame lists give names without one,
+    which may hold dots, so any other name gets each suffix appended.
 
     Raises:
         ValueError: no such video, or several that differ in the suffix alone.
     """
     if (videos / listed).is_file():
         return listed
-    stem = PurePosixPath(listed)
-    candidates = [stem.with_suffix(suffix) for suffix in sorted(VIDEO_SUFFIXES)]
-    found = [str(candidate) for candidate in candidates if (videos / candidate).is_file()]
+    stem = str(PurePosixPath(listed).with_suffix("")) if has_video_suffix(listed) else listed
+    found = [stem + suffix for suffix in sorted(VIDEO_SUFFIXES) if (videos / (stem + suffix)).is_file()]
     if len(found) > 1:
         raise ValueError(f"{videos / listed}: missing, and {', '.join(found)} could all be meant; name one in the list")
     if not found:
         raise ValueError(f"{videos / listed}: no such file, nor with another video suffix; check the videos' root")
     return found[0]
+
+
+def has_video_suffix(listed: str) -> bool:
+    """Whether a listed name ends as a video file does, rather than without a suffix."""
+    return PurePosixPath(listed).suffix.lower() in VIDEO_SUFFIXES
 
 
 def scene_of(clip_id: str, pattern: str) -> str:
@@ -181,34 +231,75 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path}: is no UTF-8 text ({error}); save it as UTF-8") from error
 
 
+def _refuse_surplus(path: Path) -> None:
+    if re.search(r"arid_split\d+_others?\.txt$", path.name, re.IGNORECASE):
+        raise ValueError(
+            f"{path}: this third list of ARID is neither for training nor for the test nor a validation set: it holds "
+            "the surplus clips of scenes that have more than their share, some of them scenes of the test; take "
+            "the split's _train.txt and _test.txt"
+        )
+
+
+def _read_lines(path: Path, filled: Sequence[tuple[int, str]]) -> list[Listed]:
+    if not filled:
+        return []
+    number, first = filled[0]
+    header = [field.strip().lower() for field in next(csv.reader([first]))]
+    if "\t" in first:
+        return [_tab_line(path, *each) for each in filled]
+    if any(name in header for name in PATH_COLUMNS):
+        return _read_csv(path, header, filled)
+    for form in (FILE_FORM, FRAME_FORM):
+        if _spaced_fields(first, form) is not None:
+            return [_spaced_line(path, *each, form) for each in filled]
+    raise ValueError(
+        f"{path}:{number}: found '{first.strip()}', wanted {TAB_FORM}, a csv header with `path` or `Video` (and "
+        f"`label`, `ClassID` or `class`), {FILE_FORM} or {FRAME_FORM}"
+    )
+
+
 def _tab_line(path: Path, number: int, line: str) -> Listed:
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) != 3 or not fields[1].lstrip("-").isdigit() or not fields[2]:
-        raise ValueError(f"{path}:{number}: found '{line.strip()}', wanted `index TAB class id TAB path`")
-    return Listed(path=fields[2], label=int(fields[1]), class_name=None, place=f"{path}:{number}")
+        raise ValueError(f"{path}:{number}: found '{line.strip()}', wanted {TAB_FORM}")
+    return Listed(path=fields[2], label=int(fields[1]), class_name=None, num_frames=None, place=f"{path}:{number}")
 
 
-def _read_csv(path: Path, filled: Sequence[tuple[int, str]]) -> list[Listed]:
-    rows = list(csv.reader([line for _, line in filled]))
-    if not rows:
-        return []
-    header = [field.strip().lower() for field in rows[0]]
-    if "path" not in header or "label" not in header:
-        raise ValueError(
-            f"{path}:{filled[0][0]}: found the header '{','.join(rows[0])}', wanted `path,label`, "
-            "or ARID's `index TAB class id TAB path` without a header"
-        )
+def _spaced_fields(line: str, form: str) -> tuple[str, int | None, int] | None:
+    """Path, number of frames and label, split from the right, since file names may hold spaces."""
+    frames = r"\s+(\d+)" if form == FRAME_FORM else "()"
+    match = re.fullmatch(rf"\s*(\S.*?){frames}\s+(-?\d+)\s*", line)
+    if match is None or (form == FILE_FORM and not has_video_suffix(match[1])):
+        return None
+    return match[1], int(match[2]) if match[2] else None, int(match[3])
+
+
+def _spaced_line(path: Path, number: int, line: str, form: str) -> Listed:
+    fields = _spaced_fields(line, form)
+    if fields is None:
+        raise ValueError(f"{path}:{number}: found '{line.strip()}', wanted {form} as in the first line")
+    name, num_frames, label = fields
+    return Listed(path=name, label=label, class_name=None, num_frames=num_frames, place=f"{path}:{number}")
+
+
+def _read_csv(path: Path, header: Sequence[str], filled: Sequence[tuple[int, str]]) -> list[Listed]:
+    path_column = next(header.index(name) for name in PATH_COLUMNS if name in header)
+    label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
     listed = []
-    for (number, line), row in zip(filled[1:], rows[1:], strict=True):
-        if len(row) != len(header):
-            raise ValueError(f"{path}:{number}: found '{line}', wanted {len(header)} fields as in the header")
-        value = row[header.index("label")].strip()
+    for number, line in filled[1:]:
+        row = next(csv.reader([line]))
+        if len(row) != len(header) or not row[path_column].strip():
+            raise ValueError(
+                f"{path}:{number}: found '{line}', wanted {len(header)} fields as in the header, and a path"
+            )
+        value = "" if label_column is None else row[label_column].strip()
         is_id = re.fullmatch(r"-?\d+", value) is not None
         listed.append(
             Listed(
-                path=row[header.index("path")].strip(),
+                path=row[path_column].strip(),
                 label=int(value) if is_id else None,
-                class_name=None if is_id else value,
+                class_name=None if is_id or not value else value,
+                num_frames=None,
                 place=f"{path}:{number}",
             )
         )
@@ -221,7 +312,7 @@ def _read_folder(path: Path, *, videos: Path) -> list[Listed]:
         if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file():
             class_name = file.relative_to(path).parts[0]
             relative = file.relative_to(videos).as_posix()
-            listed.append(Listed(path=relative, label=None, class_name=class_name, place=str(path)))
+            listed.append(Listed(path=relative, label=None, class_name=class_name, num_frames=None, place=str(path)))
     return listed
 
 

@@ -18,6 +18,13 @@ PIXEL_PATH = "orient, swscale bilinear accurate bitexact full chroma, crop, torc
 """Names the arithmetic between file and pixels; change it with the arithmetic, since stored views depend on it."""
 
 
+# Corners, centre, middles of the sides and of the quarters, in fourths of the room that a crop has (rows, columns).
+GRID_POINTS = (
+    *((0, 0), (0, 2), (0, 4), (2, 0), (2, 2), (2, 4), (4, 0), (4, 2), (4, 4)),
+    *((1, 1), (1, 3), (3, 1), (3, 3)),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """How a clip is seen once. Replaying a view gives the same pixels."""
@@ -50,6 +57,8 @@ class ViewRule:
     """Height and width of the view in pixels."""
     scales: tuple[float, ...]
     """Crop sides as shares of the short side of the resized frame."""
+    positions: str
+    """random: a drawn crop lies anywhere; fixed: at one of DarkLight's 13 grid points."""
     flip: bool
     """Mirror half of the drawn views."""
     seed: int
@@ -95,15 +104,37 @@ def draw_view(rule: ViewRule, *, clip_id: str, num_frames: int, number: int) -> 
 
 
 def centre_view(rule: ViewRule, *, clip_id: str, num_frames: int) -> View:
-    """The one view that tests use: the middle of the clip and of the frame, not flipped."""
-    span = _span(rule, clip_id, num_frames)
-    if rule.sampling == "spread":
-        indices = _spread(rule.frames, num_frames, np.full(rule.frames, 0.5))
-    else:
-        indices = _consecutive(rule, num_frames, max(0, num_frames - span) // 2)
+    """The middle of the clip and of the frame, not flipped."""
+    (view,) = evaluation_views(rule, clip_id=clip_id, num_frames=num_frames, clips=1, crops="centre")
+    return view
+
+
+def evaluation_views(rule: ViewRule, *, clip_id: str, num_frames: int, clips: int, crops: str) -> tuple[View, ...]:
+    """The views of a test clip whose answers are averaged; one clip and the centre crop give `centre_view`.
+
+    Args:
+        rule: the settings.
+        clip_id: the clip.
+        num_frames: frames of the video.
+        clips: starts in time, evenly spaced: number i of N lies (2 i + 1) / (2 N) of the way.
+        crops: centre; five (corners and centre); ten (and the same five mirrored).
+    """
     height, width = rule.frame_size
-    top, left = (height - rule.size) // 2, (width - rule.size) // 2
-    return View(frame_indices=indices, crop=(top, left, rule.size, rule.size), flip=False)
+    down, right = height - rule.size, width - rule.size
+    corners = [(0, 0), (0, right), (down, 0), (down, right)]
+    places = [(down // 2, right // 2)] if crops == "centre" else [*corners, (down // 2, right // 2)]
+    span = _span(rule, clip_id, num_frames)
+    views = []
+    for part in range(clips):
+        if rule.sampling == "spread":
+            indices = _spread(rule.frames, num_frames, np.full(rule.frames, (2 * part + 1) / (2 * clips)))
+        else:
+            indices = _consecutive(rule, num_frames, max(0, num_frames - span) * (2 * part + 1) // (2 * clips))
+        for flip in (False, True) if crops == "ten" else (False,):
+            views += [
+                View(frame_indices=indices, crop=(top, left, rule.size, rule.size), flip=flip) for top, left in places
+            ]
+    return tuple(views)
 
 
 def training_view(
@@ -198,6 +229,11 @@ def _drawn_crop(rule: ViewRule, rng: np.random.Generator) -> tuple[int, int, int
     sides = [max(1, round(scale * min(rule.frame_size))) for scale in sorted(rule.scales, reverse=True)]
     pairs = [(tall, wide) for i, tall in enumerate(sides) for j, wide in enumerate(sides) if abs(i - j) <= 1]
     height, width = pairs[int(rng.integers(len(pairs)))]
+    if rule.positions == "fixed":
+        # The grid is that of crops of `size`. A larger one is cut off at the frame's border, as in DarkLight's code.
+        rows, columns = GRID_POINTS[int(rng.integers(len(GRID_POINTS)))]
+        top, left = rows * ((rule.frame_size[0] - rule.size) // 4), columns * ((rule.frame_size[1] - rule.size) // 4)
+        return top, left, min(height, rule.frame_size[0] - top), min(width, rule.frame_size[1] - left)
     top = int(rng.integers(0, rule.frame_size[0] - height + 1))
     left = int(rng.integers(0, rule.frame_size[1] - width + 1))
     return top, left, height, width

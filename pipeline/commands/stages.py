@@ -63,6 +63,7 @@ def prepare(
     """List the clips, look into every video, refuse bad ones and leaks."""
     from stages import prepare as stage
 
+    inputs = read_inputs(params, run)
     stage.run(
         videos,
         train,
@@ -70,7 +71,8 @@ def prepare(
         clips,
         statistics,
         quarantine,
-        class_names=read_inputs(params, run).classes,
+        class_names=inputs.classes,
+        class_ids=inputs.class_ids,
         config=read_section(params, sections.PrepareConfig),
         colour_range=read_section(params, sections.ViewsConfig).colour_range,
         fresh=fresh,
@@ -87,7 +89,7 @@ def prepare(
 def enhancer(
     clips: Path, videos: Path, checkpoint: Path, contact_sheet: Path, figures: Path, params: Path, fresh: bool
 ) -> None:
-    """Train Zero-DCE on the run's own frames, or load given weights."""
+    """Train Zero-DCE on the run's own frames, load given weights, or take a method without weights."""
     from stages import enhancer as stage
 
     stage.run(
@@ -106,6 +108,7 @@ def enhancer(
 @click.command()
 @clips_option
 @videos_option
+@statistics_option
 @required_path("--enhancer", "The enhancer's checkpoint.")
 @checkpoint_option
 @required_path("--card", "What the teacher's logits are known by, to write, json.")
@@ -115,6 +118,7 @@ def enhancer(
 def teacher(
     clips: Path,
     videos: Path,
+    statistics: Path,
     enhancer: Path,
     checkpoint: Path,
     card: Path,
@@ -123,12 +127,13 @@ def teacher(
     params: Path,
     fresh: bool,
 ) -> None:
-    """Train the teacher on enhanced views."""
+    """Train the teacher on enhanced views, or what it is compared with (teacher.input)."""
     from stages import teacher as stage
 
     stage.run(
         clips,
         videos,
+        statistics,
         enhancer,
         checkpoint,
         card,

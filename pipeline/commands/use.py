@@ -6,14 +6,25 @@ from typing import Any
 import click
 
 from pipeline import config as sections
-from pipeline import presets
+from pipeline import datasets, presets
 from pipeline.commands.options import FOLDER, PATH, params_option
+
+# Presets, and the options that say where their clips lie.
+PRESETS = {
+    "demo": (),
+    "arid": ("videos", "lists", "tag"),
+    "arid15": ("videos", "train", "test", "classes", "split", "tag"),
+    "ug2": ("videos", "lists"),
+    "dark48": ("videos", "lists", "tag"),
+}
 
 
 @click.command()
 @click.argument("name")
 @click.option("--videos", type=FOLDER, help="Root that the lists' paths are relative to.")
-@click.option("--lists", type=FOLDER, help="Folder of ARID's lists, for `arid`.")
+@click.option("--lists", type=FOLDER, help="Folder of the published lists, for arid, ug2 and dark48.")
+@click.option("--tag", help="Goes into the names of a preset's runs: arid-TAG-1; for comparisons in one table.")
+@click.option("--split", type=int, help="Number of the split that the lists are, for arid15. [1]")
 @click.option("--train", type=PATH, help="List, or folder of class folders, of the training clips.")
 @click.option("--test", type=PATH, help="The same of the test clips.")
 @click.option("--classes", type=PATH, help="Table of class ids and names, where the lists hold ids.")
@@ -23,6 +34,9 @@ from pipeline.commands.options import FOLDER, PATH, params_option
 @click.option("--frames", type=int, help="Frames a view.")
 @click.option("--sampling", type=click.Choice(["consecutive", "spread"]), help="How a view takes them.")
 @click.option("--size", type=int, help="Side of the view in pixels.")
+@click.option(
+    "--protocol", type=click.Choice(sorted(presets.PROTOCOLS)), help="How training crops are taken. [darklight]"
+)
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the training views.")
 @click.option("--epochs", type=int, help="Epochs of teacher and student.")
 @click.option("--batch-size", type=int, help="Clips a step, of teacher and student.")
@@ -32,17 +46,21 @@ from pipeline.commands.options import FOLDER, PATH, params_option
 @click.option("--force", is_flag=True, help="Replace an edited params.yaml.")
 @params_option
 def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **options: Any) -> None:
-    r"""Write params.yaml: NAME is `demo`, `arid`, or what you call your own clips.
+    r"""Write params.yaml: NAME is `demo`, `arid`, `arid15`, `ug2`, `dark48`, or what you call your own clips.
 
     \b
     dlkdd use demo
     dlkdd use arid --videos ROOT --lists FOLDER
+    dlkdd use arid15 --videos ROOT --train LIST --test LIST
+    dlkdd use arid --videos ROOT --lists FOLDER --tag darklight --set teacher.input=both --set enhancer.name=gamma
     dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
     dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
     """
     values = _chosen_preset(name, options)
     if options["size"] is not None:
         values = presets.set_size(values, options["size"])
+    if options["protocol"] is not None:
+        values = presets.set_protocol(values, options["protocol"])
     both = [f"{section}.{{}}" for section in ("teacher", "student")]
     targets = {"head": both, "epochs": both, "batch-size": both, "frames": ["views.{}"], "sampling": ["views.{}"]}
     targets |= {"flip": ["views.{}"], "views": ["logits.{}"], "seed": ["views.{}", *both]}
@@ -58,30 +76,23 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
 
 
 def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
-    needed = {"demo": (), "arid": ("videos", "lists")}.get(
-        name, ("videos", "train", "test", "classes", "folder", "model")
-    )
-    known = ("videos", "lists", "train", "test", "classes", "folder", "model")
-    for key in known:
-        if options[key] is not None and key not in needed:
+    """The preset of that name, with the options that it takes and no others."""
+    own = ("videos", "train", "test", "classes", "folder", "model")
+    takes = PRESETS.get(name, own)
+    for key in {*own, "lists", "tag", "split"}:
+        if options[key] is not None and key not in takes:
             raise click.UsageError(f"--{key} does not go with `dlkdd use {name}`; use --set for single values")
-    model = options["model"] or "r2plus1d_34"
     if name == "demo":
         return presets.demo()
-    if name == "arid":
-        if options["videos"] is None or options["lists"] is None:
-            raise click.UsageError("arid needs --videos ROOT and --lists FOLDER")
-        return datasets.arid(options["videos"], options["lists"])
     if options["folder"] is not None:
-        return datasets.own_folder(name, options["folder"], model=model)
-    missing = [f"--{key}" for key in ("train", "test", "videos") if options[key] is None]
+        return datasets.own_folder(name, options["folder"], model=options["model"] or "r2plus1d_34")
+    needed = [key for key in ("videos", "lists", "train", "test") if key in takes]
+    missing = [f"--{key}" for key in needed if options[key] is None]
     if missing:
-        raise click.UsageError(f"{name}: {', '.join(missing)} missing; give lists and --videos, or --folder")
-    return datasets.own(
-        name,
-        videos=options["videos"],
-        train=options["train"],
-        test=options["test"],
-        classes=options["classes"],
-        model=model,
-    )
+        hint = "" if name in PRESETS else "; give lists and --videos, or --folder"
+        raise click.UsageError(f"{name}: {', '.join(missing)} missing{hint}")
+    given = {key: options[key] for key in takes if options[key] is not None}
+    if name in PRESETS:
+        build = {"arid": datasets.arid, "arid15": datasets.arid15, "ug2": datasets.ug2, "dark48": datasets.dark48}
+        return build[name](**given)  # type: ignore[operator]
+    return datasets.own(name, **({"classes": None, "model": "r2plus1d_34"} | given))

@@ -1,18 +1,18 @@
 """Frames enhanced once, before any crop, so that training does not wait for the enhancer."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from pipeline.clips.clip_index import Clip
 from pipeline.clips.dataset import CachedFrames, CachePolicy, FrameSource, keep_frames, open_dark_frames
 from pipeline.clips.video import Frames, av_version
+from pipeline.enhancers.build import enhancer_key
 
 ENHANCED_VERSION = 1
 """Raise it with any change to how kept frames are enhanced or rounded."""
@@ -52,19 +52,10 @@ def reading_workers(source: FrameSource, workers: int) -> int:
     return 0 if isinstance(source, EnhancedFrames) else workers
 
 
-def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """One hash of a state dict, for keys of what was made with it."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def open_teacher_frames(
     clips: Sequence[Clip],
     videos: Path,
-    enhancer: nn.Module,
+    enhancer: nn.Module | None,
     *,
     enhancer_on: str,
     frame_size: tuple[int, int],
@@ -77,8 +68,9 @@ def open_teacher_frames(
     Args:
         clips: all clips that will be read.
         videos: root that clip ids are relative to.
-        enhancer: applied here where `enhancer_on` is `frame`; the recogniser applies it where it is `view`.
-        enhancer_on: frame or view.
+        enhancer: applied here where `enhancer_on` is `frame`; the recogniser applies it where it is `view`. None
+            where it is `none`.
+        enhancer_on: frame, view, or none (the teacher sees dark frames).
         frame_size: (height, width) of the resized frames.
         colour_range: auto, limited or full.
         cache: whether and where frames are kept.
@@ -87,8 +79,9 @@ def open_teacher_frames(
     dark = open_dark_frames(clips, videos, frame_size=frame_size, colour_range=colour_range, cache=cache)
     if enhancer_on != "frame":
         return dark
+    assert enhancer is not None, "enhancer_on is frame, so there has to be an enhancer"
     made_by = (ENHANCED_VERSION, av_version(), str(torch.__version__), torch.get_num_threads(), str(device))
-    settings = ("enhanced", colour_range, weights_sha256(enhancer.state_dict()), *made_by)
+    settings = ("enhanced", colour_range, enhancer_key(enhancer), *made_by)
     enhanced = keep_frames(
         EnhancedFrames(dark, enhancer, device), clips, settings=settings, frame_size=frame_size, cache=cache
     )

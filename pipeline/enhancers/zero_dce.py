@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import check_state_dict, read_state_dict
+from pipeline.models.state_dicts import check_state_dict, read_state_dict
 
 ROUNDS = 8
 WIDTH = 32
@@ -101,8 +101,15 @@ def load_official(path: Path) -> tuple[ZeroDCE, str]:
         that name).
     """
     state, sha256 = read_state_dict(path)
+    # Zero-DCE++ splits each convolution in one over space and one over channels.
+    split = next((key for key in state if ".depth_conv." in key or ".point_conv." in key), None)
+    if split is not None:
+        raise ValueError(
+            f"{path}: found the weights of Zero-DCE++ (it holds {split}), wanted those of Zero-DCE; both are "
+            "published as Epoch99.pth, take the larger one of 320,017 bytes"
+        )
     model = ZeroDCE(seed=0)
-    remedy = "take Zero-DCE's own weights, not those of Zero-DCE++ or another enhancer"
+    remedy = "take Zero-DCE's own weights, not those of another enhancer"
     check_state_dict(state, model.state_dict(), path, remedy=remedy)
     model.load_state_dict(state)
     return model.eval(), sha256

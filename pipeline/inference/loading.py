@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.clips.views import PIXEL_PATH
-from pipeline.enhancers.zero_dce import ZeroDCE
+from pipeline.enhancers.build import build_enhancer
 from pipeline.models.classifier import build_classifier
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.checkpoint import Preprocessing, Record, load_checkpoint
@@ -22,7 +22,7 @@ class Loaded:
     preprocessing: Preprocessing
     """What its pixels must be."""
     enhancer: nn.Module | None
-    """A teacher's enhancer; where `preprocessing.enhancer_on` is `frame`, the frames must pass it first."""
+    """A teacher's, None for dark input; where `preprocessing.enhancer_on` is `frame`, the frames must pass it first."""
     record: Record
 
 
@@ -42,14 +42,18 @@ def load_recogniser(path: Path, *, device: torch.device, kind: str | None = None
             "pixels has changed since, train again"
         )
     classifier = build_classifier(seed=0, **record.model)
-    enhancer = None if preprocessing.enhancer_on == "none" else ZeroDCE(seed=0)
+    enhancer = None if preprocessing.enhancer is None else build_enhancer(**preprocessing.enhancer)
     parts = nn.ModuleDict({"classifier": classifier} | ({} if enhancer is None else {"enhancer": enhancer}))
     parts.load_state_dict(tensors)
+    dark = None
+    if preprocessing.dark_mean is not None and preprocessing.dark_std is not None:
+        dark = (preprocessing.dark_mean, preprocessing.dark_std)
     recogniser = Recogniser(
         classifier,
         mean=preprocessing.mean,
         std=preprocessing.std,
         enhancer=enhancer if preprocessing.enhancer_on == "view" else None,
+        dark_stream=dark,
     )
     parts.to(device).eval()
     return Loaded(

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # (mean, std) of R, G, B in [0, 1].
 NORMALIZATIONS = {
@@ -10,7 +11,10 @@ NORMALIZATIONS = {
 }
 
 ENHANCED_AT_ONCE = 16
-"""Frames that pass through the enhancer together where no gradient is wanted: memory must not grow with T."""
+"""Frames that pass through the enhancer together: its memory must not grow with T."""
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and std of R, G, B in [0, 1]."""
 
 
 class Recogniser(nn.Module):
@@ -18,6 +22,8 @@ class Recogniser(nn.Module):
 
     mean: Tensor
     std: Tensor
+    dark_mean: Tensor
+    dark_std: Tensor
 
     def __init__(
         self,
@@ -27,6 +33,8 @@ class Recogniser(nn.Module):
         std: tuple[float, ...],
         enhancer: nn.Module | None = None,
         train_enhancer: bool = False,
+        dark_stream: Statistics | None = None,
+        enhanced_at_once: int = ENHANCED_AT_ONCE,
     ) -> None:
         """Keep the parts.
 
@@ -36,15 +44,26 @@ class Recogniser(nn.Module):
             std: of R, G, B in [0, 1], above 0.
             enhancer: dark frames (N, 3, S, S) in [0, 1] -> enhanced frames; None sees the frames as they are.
             train_enhancer: let gradients through the enhancer; otherwise it is frozen.
+            dark_stream: mean and std of the dark frames, for a classifier of two streams: it is called with the
+                dark views first and the enhanced ones second.
+            enhanced_at_once: frames that pass the enhancer together.
+
+        Raises:
+            ValueError: two streams without an enhancer.
         """
+        if dark_stream is not None and enhancer is None:
+            raise ValueError("dark_stream: two streams need an enhancer, found none; give one or leave it out")
         super().__init__()
         self.classifier = classifier
         self.enhancer = enhancer
         self.train_enhancer = train_enhancer
+        self.enhanced_at_once = enhanced_at_once
+        self.two_streams = dark_stream is not None
         if enhancer is not None:
             enhancer.requires_grad_(train_enhancer)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
+        dark_mean, dark_std = (mean, std) if dark_stream is None else dark_stream
+        for name, values in (("mean", mean), ("std", std), ("dark_mean", dark_mean), ("dark_std", dark_std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of views.
@@ -56,17 +75,23 @@ class Recogniser(nn.Module):
             float32 (B, K), before softmax.
         """
         frames = pixels.permute(0, 1, 4, 2, 3).float() / 255.0  # (B, T, H, W, C) -> (B, T, C, H, W)
-        if self.enhancer is not None:
-            frames = self._enhance(frames)
-        views = frames.transpose(1, 2)  # (B, T, C, H, W) -> (B, C, T, H, W)
-        logits: Tensor = self.classifier((views - self.mean) / self.std)
+        seen = frames if self.enhancer is None else self._enhance(frames)
+        views = (seen.transpose(1, 2) - self.mean) / self.std  # (B, T, C, H, W) -> (B, C, T, H, W)
+        logits: Tensor
+        if self.two_streams:
+            logits = self.classifier((frames.transpose(1, 2) - self.dark_mean) / self.dark_std, views)
+        else:
+            logits = self.classifier(views)
         return logits
 
     def _enhance(self, frames: Tensor) -> Tensor:
         assert self.enhancer is not None
         flat = frames.flatten(0, 1)  # (B, T, C, H, W) -> (B * T, C, H, W)
-        if self.train_enhancer:
-            return torch.as_tensor(self.enhancer(flat)).view_as(frames)
+        chunks = torch.split(flat, self.enhanced_at_once)
+        if self.train_enhancer and torch.is_grad_enabled():
+            # Done again on the way back instead of kept: 64 frames' maps would be larger than the classifier's.
+            return torch.cat([checkpoint(self.enhancer, chunk, use_reentrant=False) for chunk in chunks]).view_as(
+                frames
+            )
         with torch.no_grad():
-            enhanced = torch.cat([self.enhancer(chunk) for chunk in torch.split(flat, ENHANCED_AT_ONCE)])
-        return enhanced.view_as(frames)
+            return torch.cat([self.enhancer(chunk) for chunk in chunks]).view_as(frames)

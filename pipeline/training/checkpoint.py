@@ -15,7 +15,7 @@ from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.views import PIXEL_PATH, ViewRule
 
 FORMAT = "dl-kdd checkpoint"
-VERSION = 1
+VERSION = 2
 KEY = "dl-kdd"
 
 
@@ -28,11 +28,18 @@ class Preprocessing:
     colour_range: str
     """auto, limited or full."""
     mean: tuple[float, ...]
-    """Of R, G, B in [0, 1], subtracted from the frames that the classifier sees."""
+    """Of R, G, B in [0, 1], subtracted from the frames that the classifier sees; of the enhanced ones for `both`."""
     std: tuple[float, ...]
     """Of R, G, B in [0, 1]."""
     enhancer_on: str
     """none, frame or view: where the frames are enhanced before the classifier sees them."""
+    input: str
+    """dark, enhanced, or both: two streams, dark and enhanced."""
+    enhancer: Mapping[str, Any] | None = None
+    """Arguments that build the enhancer; None for dark input."""
+    dark_mean: tuple[float, ...] | None = None
+    """Of the dark stream of `both`."""
+    dark_std: tuple[float, ...] | None = None
     pixel_path: str = PIXEL_PATH
     """Names the arithmetic that made the pixels."""
 
@@ -118,11 +125,9 @@ def _record(content: dict[str, Any]) -> Record:
     if preprocessing is not None:
         rule = preprocessing.pop("view_rule")
         rule = {name: tuple(value) if isinstance(value, list) else value for name, value in rule.items()}
-        preprocessing = Preprocessing(
-            view_rule=ViewRule(**rule),
-            mean=tuple(preprocessing.pop("mean")),
-            std=tuple(preprocessing.pop("std")),
-            **preprocessing,
-        )
+        preprocessing = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in preprocessing.items()
+        }
+        preprocessing = Preprocessing(view_rule=ViewRule(**rule), **preprocessing)
     class_names = tuple(content.pop("class_names"))
     return Record(class_names=class_names, preprocessing=preprocessing, **content)

@@ -13,14 +13,14 @@ from pipeline.clips.clip_index import Clip
 from pipeline.clips.dataset import Batches, CentreViews, FrameSource, ViewDataset
 from pipeline.clips.files import replacing
 from pipeline.clips.views import View, ViewRule
-from pipeline.models.classifier import Classifier, build_classifier, load_trunk
+from pipeline.models.classifier import Classifier, build_classifier, load_weights
 from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
 from pipeline.training.checkpoint import Preprocessing, Record
 from pipeline.training.loop import LossOf, Schedule, Trained, fit
 
 
 def new_classifier(
-    settings: Mapping[str, Any], *, num_classes: int, num_frames: int
+    settings: Mapping[str, Any], *, num_classes: int, num_frames: int, streams: int = 1
 ) -> tuple[Classifier, dict[str, Any], str | None]:
     """Build a classifier from a section of params.yaml.
 
@@ -35,10 +35,13 @@ def new_classifier(
         "head_dropout": settings["head_dropout"],
         "keep_probability": settings["keep_probability"],
         "bn_momentum": settings["bn_momentum"],
+        "streams": streams,
     }
     classifier = build_classifier(seed=settings["seed"], **arguments)
     weights = settings["weights"]
-    return classifier, arguments, None if weights is None else load_trunk(classifier, Path(weights))
+    if weights is None:
+        return classifier, arguments, None
+    return classifier, arguments, load_weights(classifier, Path(weights), up_to=settings["weights_up_to"])
 
 
 def weights_files(weights: str | None) -> list[Path]:
@@ -183,7 +186,7 @@ def dark_record(
         class_names=class_names,
         model=model.arguments,
         preprocessing=Preprocessing(
-            view_rule=rule, colour_range=colour_range, mean=model.mean, std=model.std, enhancer_on="none"
+            view_rule=rule, colour_range=colour_range, mean=model.mean, std=model.std, enhancer_on="none", input="dark"
         ),
         # The hash instead of the path: no record may depend on where a user keeps things.
         settings={**settings, "weights": model.origin},

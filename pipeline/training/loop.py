@@ -174,10 +174,10 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Batches, *, device: torch.device) -> Tensor:
-    """Logits of a dataset in its order, float32 (N, K) on the CPU; batches must not be shuffled."""
+def predict(model: nn.Module, batches: Batches, *, device: torch.device, epoch: int = 0) -> Tensor:
+    """Logits of a dataset's epoch in its order, float32 (N, K) on the CPU; batches must not be shuffled."""
     model.eval()
-    return torch.cat([model(batch.to(device).pixels).float().cpu() for batch in batches.of_epoch(0)])
+    return torch.cat([model(batch.to(device).pixels).float().cpu() for batch in batches.of_epoch(epoch)])
 
 
 @torch.no_grad()

@@ -1,0 +1,221 @@
+"""Brighten whole videos, and show on one sheet what each enhancer does to them and how long it takes."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import nn
+
+from pipeline.clips.files import replacing
+from pipeline.clips.video import VIDEO_SUFFIXES, Frames, VideoInfo, decode, probe, write_video
+from pipeline.enhancers.enhanced_frames import enhance_pixels
+
+CHUNK_BYTES = 128_000_000
+"""Most bytes of decoded frames in memory. Each chunk is decoded from the video's start, so small ones cost time."""
+
+
+def brighten_videos(
+    source: Path,
+    out: Path,
+    enhancer: nn.Module,
+    *,
+    device: torch.device,
+    colour_range: str = "auto",
+    crf: int = 18,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Enhance one video, or every video below a folder, at the size and frame rate that it has.
+
+    Files that are there already are replaced, each in one step. An odd last row or column is cut, because H.264 shares
+    colour between pixel pairs. Memory does not grow with a video's length: enhanced frames wait uncompressed in
+    a file without a name in the output's folder, which takes 3 bytes a pixel and frame while a video is written.
+
+    Args:
+        source: a video, or a folder that is searched to any depth.
+        out: the folder to write, outside source; paths below it are those below source with the suffix .mp4. For one
+            video a name that ends in .mp4 is the file itself.
+        enhancer: float32 (1, 3, H, W) in [0, 1] -> the same; moved to the device.
+        device: where to enhance.
+        colour_range: how RGB is made from the videos: auto (as tagged), limited or full.
+        crf: x264's constant rate factor, 0 to 51.
+        progress: called with (videos done, videos in all) after each video.
+
+    Returns:
+        The written files, sorted.
+
+    Raises:
+        ValueError: source and out do not fit, or videos do not decode (raised after all others are done).
+        OSError: a file cannot be written.
+    """
+    targets = _plan(source, out)
+    enhancer.to(device)
+    broken = []
+    for done, (target, video) in enumerate(targets.items(), start=1):
+        try:
+            info = probe(video, colour_range=colour_range)
+        except ValueError as error:
+            broken.append(str(error))
+        else:
+            _brighten(video, target, info, enhancer, device=device, colour_range=colour_range, crf=crf)
+        if progress is not None:
+            progress(done, len(targets))
+    if broken:
+        raise ValueError(
+            f"{source}: {len(broken)} of {len(targets)} videos do not decode, the others are bright in {out}:\n"
+            + "\n".join(broken)
+        )
+    return list(targets)
+
+
+def contact_sheet(
+    source: Path,
+    out: Path,
+    enhancers: Mapping[str, nn.Module],
+    *,
+    device: torch.device,
+    frames: int = 4,
+    repeats: int = 5,
+) -> dict[str, float]:
+    """Draw frames as they are and as each enhancer gives them, a row each, with its name and time.
+
+    Args:
+        source: a video, or a folder that is searched to any depth; the first videos by path are shown.
+        out: the PNG to write.
+        enhancers: by the name that is written on the row; each float32 (1, 3, H, W) in [0, 1] -> the same.
+        device: where to enhance; the enhancers are moved there.
+        frames: how many frames a row; they come evenly spaced from that many videos, or from those there are.
+        repeats: how often each row is timed, after one pass that is not.
+
+    Returns:
+        Milliseconds a frame by name, with the way to the device and back: the median over the repeats.
+
+    Raises:
+        ValueError: a number below 1, no video, or one that does not decode.
+        OSError: the picture cannot be written.
+    """
+    for name, value in (("frames", frames), ("repeats", repeats)):
+        if value < 1:
+            raise ValueError(f"{name}: found {value}, wanted at least 1")
+    dark = _spread_frames(find_videos(source)[:frames], frames)
+    rows, milliseconds = {"as filmed": dark}, {}
+    for name, enhancer in enhancers.items():
+        enhancer.to(device)
+        bright, elapsed = _timed(enhancer, dark, device=device, repeats=repeats)
+        milliseconds[name] = elapsed
+        rows[f"{name}, {elapsed:.1f} ms a frame"] = bright
+    _draw(out, rows)
+    return milliseconds
+
+
+def find_videos(source: Path) -> list[Path]:
+    """A video by itself, or all videos below a folder sorted by path; hidden files do not count.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such video or folder; check the path")
+    videos = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not videos:
+        raise ValueError(
+            f"{source}: holds no video, wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}; name their folder"
+        )
+    return videos
+
+
+def _plan(source: Path, out: Path) -> dict[Path, Path]:
+    """Each file to write and its video, sorted by file."""
+    videos = find_videos(source)
+    if source.is_file():
+        targets = {out if out.suffix.lower() == ".mp4" else out / f"{source.stem}.mp4": source}
+    else:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"{out}: lies inside {source}, so it would be brightened again; write to a folder outside")
+        targets = {}
+        for video in videos:
+            target = out / video.relative_to(source).with_suffix(".mp4")
+            if target in targets:
+                raise ValueError(f"{video}: would be written as {target}, as {targets[target]} is; rename one of them")
+            targets[target] = video
+    originals = {video.resolve() for video in videos}
+    for target in targets:
+        if target.resolve() in originals:
+            raise ValueError(f"{target}: is one of the videos to brighten; write to another folder")
+    return dict(sorted(targets.items()))
+
+
+def _brighten(
+    video: Path,
+    target: Path,
+    info: VideoInfo,
+    enhancer: nn.Module,
+    *,
+    device: torch.device,
+    colour_range: str,
+    crf: int,
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    height, width = info.height // 2 * 2, info.width // 2 * 2
+    at_once = max(1, CHUNK_BYTES // (info.height * info.width * 3))
+    # Written and not mapped at once: a disk that fills under a map kills the process instead of raising OSError.
+    with tempfile.TemporaryFile(dir=target.parent) as waiting:
+        for first in range(0, info.num_frames, at_once):
+            indices = range(first, min(first + at_once, info.num_frames))
+            dark = decode(video, indices=indices, colour_range=colour_range)[:, :height, :width]
+            waiting.write(enhance_pixels(enhancer, np.ascontiguousarray(dark), device=device).tobytes())
+        waiting.flush()
+        bright = np.memmap(waiting, dtype=np.uint8, mode="r", shape=(info.num_frames, height, width, 3))
+        # 1001 covers the broadcast rates (30000/1001); a file that tells no rate gets ARID's.
+        write_video(target, bright, fps=Fraction(info.fps).limit_denominator(1001) or Fraction(30), crf=crf)
+
+
+def _spread_frames(videos: Sequence[Path], count: int) -> list[Frames]:
+    """Frames, uint8 (1, H, W, 3) each, from the middles of equal parts of the videos."""
+    chosen = []
+    for position, video in enumerate(videos):
+        share = count // len(videos) + (position < count % len(videos))
+        length = probe(video).num_frames
+        indices = [(2 * part + 1) * length // (2 * share) for part in range(share)]
+        chosen += [frame[None] for frame in decode(video, indices=indices)]
+    return chosen
+
+
+def _timed(
+    enhancer: nn.Module, dark: Sequence[Frames], *, device: torch.device, repeats: int
+) -> tuple[list[Frames], float]:
+    # The first pass pays for memory and kernels. Frames come back to the CPU, which waits for the device.
+    bright = [enhance_pixels(enhancer, frame, device=device) for frame in dark]
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for frame in dark:
+            enhance_pixels(enhancer, frame, device=device)
+        seconds.append(time.perf_counter() - start)
+    return bright, 1000 * statistics.median(seconds) / len(dark)
+
+
+def _draw(out: Path, rows: Mapping[str, Sequence[Frames]]) -> None:
+    columns = max(len(row) for row in rows.values())
+    figure = Figure(figsize=(2.6 * columns, 2.3 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (title, row) in zip(axes, rows.items(), strict=True):
+        line[0].set_title(title, loc="left", fontsize=9)
+        for axis, frame in zip(line, row, strict=True):
+            axis.imshow(frame[0])
+            axis.set_axis_off()
+    with replacing(out) as partial:
+        figure.savefig(partial, format="png", dpi=100)

@@ -1,0 +1,144 @@
+"""Pretrained files: read without running code from them, renamed to this project's names, checked entry by entry."""
+
+import hashlib
+import io
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+_DAMAGED = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What the readers raise on cut or altered files; torch unpickles them step by step, so nearly anything."""
+
+_WRAPPED_TRUNK = {"0": "stem", "1": "layer1", "2": "layer2", "3": "layer3", "4": "layer4"}
+"""The public late-temporal-modelling and DarkLight code keeps the trunk as `features`, a sequence of its parts."""
+
+_WRAPPED_HEAD = {
+    r"(?:bert|self_attention)\.clsToken": "class_token",
+    r"(?:bert|self_attention)\.embedding\.learnedPosition\.pe": "position",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.attention\.linear_layers\.0\.(\w+)": r"attention.query.\1",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.attention\.linear_layers\.1\.(\w+)": r"attention.key.\1",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.attention\.linear_layers\.2\.(\w+)": r"attention.value.\1",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.attention\.output_linear\.(\w+)": r"attention.output.\1",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.feed_forward\.w_1\.(\w+)": r"feed_forward.0.\1",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.feed_forward\.w_2\.(\w+)": r"feed_forward.3.\1",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.input_sublayer\.norm\.a_2": "norm1.gain",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.input_sublayer\.norm\.b_2": "norm1.bias",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.output_sublayer\.norm\.a_2": "norm2.gain",
+    r"(?:bert|self_attention)\.transformer_blocks\.0\.output_sublayer\.norm\.b_2": "norm2.bias",
+    r"fc_action\.(\w+)": r"classifier.\1",
+}
+"""Names of the same code's attention head -> names of TemporalAttention."""
+
+
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a state dict onto the CPU, never running code from the file.
+
+    Args:
+        path: `.safetensors`, or what `torch.save` wrote, in its new form or the old one: a state dict, or a
+            training checkpoint that holds one under the key `state_dict`.
+
+    Returns:
+        The tensors by key, and the file's sha256 in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weights; check the path in params.yaml")
+    data = path.read_bytes()
+    wanted = "wanted a state dict: tensors by name"
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load(data)
+        else:
+            state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except _DAMAGED as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path}: found {len(data)} bytes that do not load ({reason}), {wanted}; "
+            "fetch the file again, or save model.state_dict() anew"
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise ValueError(f"{path}: found a {type(state).__name__} of other things, {wanted}; save model.state_dict()")
+    return dict(state), hashlib.sha256(data).hexdigest()
+
+
+def to_classifier_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a state dict to the names of `Classifier`: `trunk.*`, `head.*` and `head.classifier.*`.
+
+    Known are the flat names of torchvision and of the published ig65m files (`stem.0.weight`, `fc.weight`), the
+    wrapped ones of public late-temporal-modelling and DarkLight checkpoints (`features.0.0.weight`,
+    `bert.clsToken` or `self_attention.clsToken`), and those of this project's checkpoints
+    (`classifier.trunk.stem.0.weight`; an enhancer inside is left out).
+    """
+    if state and all(key.startswith("module.") for key in state):  # left by nn.DataParallel
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    if any(key.startswith("classifier.trunk.") for key in state):
+        own = {key: value for key, value in state.items() if not key.startswith("enhancer.")}
+        return {key.removeprefix("classifier."): value for key, value in own.items()}
+    # Torchvision's transformers have a part `features` too, but no weight of that name in it.
+    renamed = _wrapped_name if "features.0.0.weight" in state else _flat_name
+    return {renamed(key): value for key, value in state.items()}
+
+
+def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, *, remedy: str) -> None:
+    """Check that two state dicts have the same keys and shapes.
+
+    Args:
+        found: of the file.
+        wanted: of the network.
+        path: of the file, for the message.
+        remedy: what to do about it, for the message.
+
+    Raises:
+        ValueError: names the first entry that differs, in the network's order, and then in the file's.
+    """
+    for key, tensor in wanted.items():
+        shape = tuple(tensor.shape)
+        if key not in found:
+            raise ValueError(f"{path}: {key}: found no such entry, wanted shape {shape}; {remedy}")
+        if found[key].shape != tensor.shape:
+            raise ValueError(f"{path}: {key}: found shape {tuple(found[key].shape)}, wanted {shape}; {remedy}")
+    for key, tensor in found.items():
+        if key not in wanted:
+            raise ValueError(f"{path}: {key}: found shape {tuple(tensor.shape)}, wanted no such entry; {remedy}")
+
+
+def _flat_name(key: str) -> str:
+    # `fc` ends torchvision's ResNets, `head` its transformers.
+    last = re.fullmatch(r"(?:fc|head|classifier)\.(\w+)", key)
+    return f"trunk.{key}" if last is None else f"head.classifier.{last[1]}"
+
+
+def _wrapped_name(key: str) -> str:
+    part = re.fullmatch(r"features\.([0-4])\.(.+)", key)
+    if part is not None:
+        return f"trunk.{_WRAPPED_TRUNK[part[1]]}.{part[2]}"
+    for pattern, name in _WRAPPED_HEAD.items():
+        if (match := re.fullmatch(pattern, key)) is not None:
+            return f"head.{match.expand(name)}"
+    return key  # unknown: reported as it stands in the file
