@@ -69,7 +69,7 @@ class PrepareConfig:
     """How the clips of a dataset are listed and checked."""
 
     on_leak: str
-    """error or report: the same clip or content in train and test."""
+    """error or report: the same clip, content, scene, or name under another class in train and test."""
     max_bad: int
     """Bad videos allowed; they go into the quarantine file. 0 stops at any."""
     scene_pattern: str

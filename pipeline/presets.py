@@ -224,9 +224,7 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
     if params["views"]["mode"] == "fixed" and params["logits"]["views"] != 1:
         raise ValueError("logits.views: views.mode: fixed has one view a clip; set logits.views to 1")
     if params["evaluate"]["crops"] == "ten" and not params["views"]["flip"]:
-        raise ValueError(
-            "evaluate.crops: ten mirrors clips, views.flip: false forbids it; set evaluate.crops: five"
-        )
+        raise ValueError("evaluate.crops: ten mirrors clips, views.flip: false forbids it; set evaluate.crops: five")
     if params["teacher"]["input"] == "both" and params["enhancer"]["on"] != "view":
         raise ValueError("teacher.input: both sees frames dark and enhanced; set enhancer.on: view")
     for section in ("teacher", "student"):

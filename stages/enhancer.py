@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pipeline.enhancers.build import build_enhancer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torchvision.utils import make_grid, save_image
@@ -17,6 +16,7 @@ from pipeline.clips.clip_index import Clip, of_subset, read_clips
 from pipeline.clips.dataset import FrameSource, open_dark_frames
 from pipeline.clips.files import replacing
 from pipeline.config import ComputeConfig, EnhancerConfig, ViewsConfig, plain
+from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.enhanced_frames import enhance_pixels
 from pipeline.enhancers.zero_dce import ZeroDCE, load_official
 from pipeline.enhancers.zero_reference import colour_constancy, zero_reference_loss

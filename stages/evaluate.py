@@ -1,6 +1,7 @@
 """Measure baseline, teacher and student on the test clips, through the same views: one centre view, or an average."""
 
 import csv
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -96,16 +97,22 @@ def run(
     print(f"{top1} top-1 on {int(known.sum())} test clips{without}")
 
 
-def protocol(
-    records: Mapping[str, Record], config: EvaluateConfig
-) -> dict[str, str | int | float | bool | list[int] | None]:
+def protocol(records: Mapping[str, Record], config: EvaluateConfig) -> dict[str, Any]:
     """What a result depends on, as a table has to name it; from the checkpoints alone and the test's settings."""
     teacher, student = records["teacher"], records["student"]
     light, pixels = teacher.preprocessing, student.preprocessing
     assert light is not None
     assert pixels is not None
     chosen = ("model", "head", "weights", "epochs", "kd_weight", "kd_decay", "temperature")
+    # The rest too, under longer names: splits that differ in any of it must not share a mean.
+    more = {f"teacher_{name}": value for name, value in teacher.settings.items()}
+    more |= {f"student_{name}": value for name, value in student.settings.items()}
+    more |= {f"view_{name}": value for name, value in dataclasses.asdict(pixels.view_rule).items()}
     return {
+        **more,
+        "enhancer_on": light.enhancer_on,
+        "enhancer_settings": dict(light.enhancer or {}),
+        "colour_range": pixels.colour_range,
         "teacher_input": light.input,
         "enhancer": "none" if light.enhancer is None else light.enhancer["name"],
         "enhancer_weights": teacher.settings["enhancer_weights"],

@@ -153,7 +153,7 @@ def test_options_that_do_nothing_are_refused(tmp_path):
 def test_wrong_usage_exits_2(tmp_path):
     result = dlkdd("use", "night", cwd=tmp_path)
     assert result.returncode == 2
-    assert "--train, --test, --videos missing" in result.stderr
+    assert "--videos, --train, --test missing" in result.stderr
 
 
 def test_darken_writes_copies_that_are_darker(tmp_path, make_video):

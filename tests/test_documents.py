@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import cli
-from pipeline.table import as_markdown, as_text, read_results, write_into
+from pipeline.tables.run_table import as_markdown, as_text, read_results, write_into
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

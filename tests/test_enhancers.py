@@ -228,6 +228,14 @@ def test_histogram_equals_a_cumulative_histogram_by_hand(seed):
     assert (np.rint(found) == equalised_by_hand(codes)).mean() > 0.99
 
 
+@pytest.mark.parametrize("name", ["gamma", "histogram"])
+@pytest.mark.parametrize("off", [-0.4, 0.4])
+def test_methods_on_codes_take_the_nearest_code(name, off):
+    codes = torch.randint(1, 255, (1, 3, 16, 16), generator=torch.Generator().manual_seed(3)).float()
+    module = build_enhancer(name, gamma_table=True)
+    assert torch.equal(module((codes + off) / 255), module(codes / 255))
+
+
 def test_histogram_spreads_a_grey_ramp_over_all_codes():
     # 4 codes, as many pixels each: the shares above the smallest are 0, 1/3, 2/3, 1
     codes = torch.tensor([10, 11, 12, 13]).repeat(4, 1).float().expand(1, 3, 4, 4) / 255

@@ -24,7 +24,7 @@ FLOORS = [
     {"pipeline.training"},
     {"pipeline.distillation", "pipeline.inference"},
     {"stages"},
-    {"pipeline.presets", "pipeline.table"},
+    {"pipeline.presets", "pipeline.tables"},
     {"pipeline.datasets"},
     {"pipeline.commands"},
     {"pipeline.cli"},

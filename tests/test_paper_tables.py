@@ -6,7 +6,9 @@ import subprocess
 
 import pytest
 
-from pipeline.paper_tables import as_latex, as_markdown, build_tables, read_runs
+from pipeline.tables.paper_runs import read_runs
+from pipeline.tables.paper_tables import build_tables
+from pipeline.tables.paper_text import as_latex, as_markdown
 
 # Typed from the paper.
 TABLE_1 = """

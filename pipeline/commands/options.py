@@ -27,6 +27,13 @@ def stage_options(command: Command) -> Command:
     return params_option(fresh(command))
 
 
+def device_options(command: Command) -> Command:
+    """Add --device and --threads, for commands that read no params.yaml."""
+    device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+    threads = click.option("--threads", type=int, default=2, show_default=True, help="CPU threads of torch.")
+    return device(threads(command))
+
+
 def required_path(name: str, text: str) -> Callable[[Command], Command]:
     """A required option that names a file or folder."""
     return click.option(name, type=PATH, required=True, help=text)
@@ -42,7 +49,7 @@ statistics_option = required_path("--statistics", "Figures of the dark training 
 
 def machine(params: Path) -> dict[str, Any]:
     """The section `compute` as its config and as the device; also sets torch's threads."""
-    from pipeline.training.machine import set_upmachine
+    from pipeline.training.machine import set_up_machine
 
     compute = read_section(params, ComputeConfig)
-    return {"compute": compute, "device": set_upmachine(compute.device, compute.threads)}
+    return {"compute": compute, "device": set_up_machine(compute.device, compute.threads)}

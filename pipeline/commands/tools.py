@@ -1,10 +1,13 @@
-"""Subcommands beside the stages: darkening, results, cleaning up."""
+"""Subcommands beside the stages: darkening, brightening, results, cost, cleaning up."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from pipeline.commands.options import FOLDER, PATH, params_option
+from pipeline.commands.options import FOLDER, PATH, device_options, params_option
+from pipeline.config import ENHANCERS, MODELS
 from pipeline.params import read_params
 
 
@@ -16,28 +19,126 @@ from pipeline.params import read_params
 @click.option("--crf", type=int, default=18, show_default=True, help="x264's constant rate factor.")
 def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
     """Write darkened copies of all videos below ROOT into OUT, by a physical model of a camera in the dark."""
-    from tqdm import tqdm
-
     from pipeline.clips.low_light import darken_video_folder
 
-    with tqdm(desc="darken", unit="video", disable=None) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar("darken") as advance:
         written = darken_video_folder(root, out, exposure_ev=ev, seed=seed, crf=crf, progress=advance)
     click.echo(f"{len(written)} videos at {ev:+g} EV in {out}")
 
 
 @click.command()
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--enhancer", type=click.Choice(ENHANCERS), default="zero_dce", show_default=True, help="The method.")
+@click.option("--weights", type=PATH, help="For zero_dce: a run's enhancer.safetensors, or the published file.")
+@click.option("--gamma", type=float, default=1.8, show_default=True, help="For gamma: above 1 brightens.")
+@click.option("--crf", type=int, default=18, show_default=True, help="x264's constant rate factor.")
+@click.option("--sheet", is_flag=True, help="Write a picture of all methods side by side, with ms a frame, instead.")
+@device_options
+def brighten(
+    source: Path,
+    out: Path,
+    enhancer: str,
+    weights: Path | None,
+    gamma: float,
+    crf: int,
+    sheet: bool,
+    device: str,
+    threads: int,
+) -> None:
+    r"""Write brightened copies of SOURCE, a video or a folder of them, into OUT; or one picture of all methods.
+
+    \b
+    dlkdd brighten night.mp4 bright.mp4 --weights data/demo/enhancer.safetensors
+    dlkdd brighten VIDEOS BRIGHT --enhancer lime
+    dlkdd brighten VIDEOS sheet.png --sheet
+    """
+    from pipeline.enhancers.brighten import brighten_videos, contact_sheet
+    from pipeline.inference.loading import open_enhancer
+    from pipeline.training.machine import set_up_machine
+
+    chosen = set_up_machine(device, threads)
+    if sheet:
+        names = [name for name in ENHANCERS if name != "none" and (name != "zero_dce" or weights is not None)]
+        shown = {name: open_enhancer(name, weights if name == "zero_dce" else None, gamma=gamma) for name in names}
+        for name, milliseconds in contact_sheet(source, out, shown, device=chosen).items():
+            click.echo(f"{name:<10}{milliseconds:10.1f} ms a frame")
+        if weights is None:
+            click.echo("zero_dce is left out: it needs --weights")
+        click.echo(str(out))
+        return
+    model = open_enhancer(enhancer, weights, gamma=gamma)
+    with _bar("brighten") as advance:
+        written = brighten_videos(source, out, model, device=chosen, crf=crf, progress=advance)
+    click.echo(f"{len(written)} videos by {enhancer} in {out}")
+
+
+@click.command()
+@click.option("--model", type=click.Choice(MODELS), default="r2plus1d_34", show_default=True, help="Backbone.")
+@click.option(
+    "--head", type=click.Choice(["attention", "average"]), default="attention", show_default=True, help="Head."
+)
+@click.option("--frames", type=int, default=64, show_default=True, help="Frames a view.")
+@click.option("--size", type=int, default=112, show_default=True, help="Side of the view in pixels.")
+@click.option("--classes", type=int, default=11, show_default=True, help="Number of classes.")
+@click.option(
+    "--enhancer", type=click.Choice(ENHANCERS), default="zero_dce", show_default=True, help="Of the enhancement-based."
+)
+@click.option("--repeats", type=int, default=5, show_default=True, help="Timed forward passes; the median counts.")
+@click.option("--into", type=PATH, help="Also write the table into this document, and its figures as json beside it.")
+@device_options
+def cost(
+    model: str,
+    head: str,
+    frames: int,
+    size: int,
+    classes: int,
+    enhancer: str,
+    repeats: int,
+    into: Path | None,
+    device: str,
+    threads: int,
+) -> None:
+    """Count and measure what an answer costs: student, enhancement-based and two-stream (the paper's Table 5)."""
+    from pipeline.inference.cost_table import run
+    from pipeline.training.machine import set_up_machine
+
+    text = run(
+        None if into is None else into.with_suffix(".json"),
+        into,
+        model=model,
+        head=head,
+        frames=frames,
+        size=size,
+        num_classes=classes,
+        enhancer=enhancer,
+        repeats=repeats,
+        device=set_up_machine(device, threads),
+    )
+    click.echo(text)
+
+
+@click.command()
 @click.argument("runs", nargs=-1)
 @click.option("--into", type=PATH, help="Also write the tables into this document, between its markers.")
+@click.option("--paper", is_flag=True, help="Print the paper's Tables 1 to 4 with all evaluated runs beside them.")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "latex"]), default="markdown", help="Of --paper. [markdown]"
+)
 @params_option
-def table(runs: tuple[str, ...], into: Path | None, params: Path) -> None:
+def table(runs: tuple[str, ...], into: Path | None, paper: bool, form: str, params: Path) -> None:
     """Print the results of RUNS (default: all of params.yaml) and where their files lie."""
-    from pipeline.table import as_text, read_results, write_into
+    from pipeline.tables.paper_runs import read_runs
+    from pipeline.tables.paper_tables import build_tables
+    from pipeline.tables.paper_text import as_latex, as_markdown
+    from pipeline.tables.run_table import as_text, read_results, write_into
 
+    if paper:
+        if runs or into is not None:
+            raise click.UsageError("--paper takes all evaluated runs in data/ and prints; leave RUNS and --into out")
+        tables = build_tables(read_runs(Path("data")))
+        click.echo(as_latex(tables) if form == "latex" else as_markdown(tables))
+        return
     for run in runs or read_params(params)["runs"]:
         folder = Path("data") / run
         results = read_results(folder, run)
@@ -57,4 +158,18 @@ def clean(runs: tuple[str, ...], params: Path) -> None:
         click.echo(f"{run}: {clean_run(Path('data') / run)} bytes freed")
 
 
-COMMANDS = (darken, table, clean)
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over videos; gives the function to call with (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=title, unit="video", disable=None) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+COMMANDS = (darken, brighten, table, cost, clean)

@@ -1,5 +1,6 @@
 """`dlkdd use`: choose all parameters of a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ def _chosen_preset(name: str, options: dict[str, Any]) -> presets.Params:
         raise click.UsageError(f"{name}: {', '.join(missing)} missing{hint}")
     given = {key: options[key] for key in takes if options[key] is not None}
     if name in PRESETS:
-        build = {"arid": datasets.arid, "arid15": datasets.arid15, "ug2": datasets.ug2, "dark48": datasets.dark48}
-        return build[name](**given)  # type: ignore[operator]
+        build: dict[str, Callable[..., presets.Params]] = {
+            "arid": datasets.arid,
+            "arid15": datasets.arid15,
+            "ug2": datasets.ug2,
+            "dark48": datasets.dark48,
+        }
+        return build[name](**given)
     return datasets.own(name, **({"classes": None, "model": "r2plus1d_34"} | given))

@@ -6,10 +6,9 @@ Guo, Li and Ling, "LIME: Low-Light Image Enhancement via Illumination Map Estima
     ||T - T0||^2 + alpha ||W * grad T||_1,    W = 1 / (|grad T0| + 1)    (the paper's weight strategy 2)
 
 by ADMM, and the frame becomes frame / T^gamma. Numbers are those of the script that comes with ARID (alpha 0.1,
-rho 2, gamma 0.7, first penalty 1, a 1 in the weight's denominator), which made the dataset authors' LIME frames;
-the paper has alpha 0.15 and gamma 0.8. Two things differ from that script: it solves for T with the Laplacian of one
-dimension in place of two, here it is the true one of the periodic frame; and T is kept at or above one 8-bit code,
-so that a black frame divides by something.
+rho 2, gamma 0.7, first penalty 1, a 1 in the weight's denominator), which are not all the paper's. Two things differ
+from that script: it solves for T with an approximation of the Laplacian in one dimension, here it is the true one
+of the periodic frame in two; and T is kept at or above one 8-bit code, so that a black frame divides by something.
 """
 
 import numpy as np

@@ -4,13 +4,12 @@ Three units are easily mixed up: a multiply-accumulate (MAC), an operation (FLOP
 fvcore prints under the name of flops: a MAC is one, and an element that a batch normalisation gives is two.
 """
 
-import json
 import platform
 import re
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_hook
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.clips.files import replacing
 from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.frame_by_frame import FrameByFrame
 from pipeline.models.classifier import build_classifier
@@ -29,11 +28,6 @@ from pipeline.models.recogniser import ENHANCED_AT_ONCE, NORMALIZATIONS, Recogni
 
 ENHANCED, AT_ONCE = "enhancement-based", "enhancement-based, all frames at once"
 TWO_STREAM, STUDENT = "two-stream", "student"
-PAPER_SETTING = {"model": "r2plus1d_34", "head": "attention", "frames": 64, "size": 112, "enhancer": "zero_dce"}
-# GFLOPs and MB in Table 5. It has one enhancement-based row; AT_ONCE is where its memory fits.
-PAPER_GFLOPS = {AT_ONCE: 310.28, STUDENT: 305.51}
-PAPER_MB = {AT_ONCE: 2133, TWO_STREAM: 1599, STUDENT: 1599}
-MARKERS = ("<!-- cost -->", "<!-- end cost -->")
 MEMORY_SOURCES = {
     "cpu": "highest running sum of what torch's CPU allocator gave and took back (torch.profiler)",
     "cuda": "torch.cuda.max_memory_allocated",
@@ -41,8 +35,29 @@ MEMORY_SOURCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is compared."""
+
+    model: str
+    """The trunk, a key of `TRUNKS`."""
+    head: str
+    """attention or average."""
+    frames: int
+    """T."""
+    size: int
+    """S, in pixels."""
+    num_classes: int
+    """K."""
+    enhancer: str
+    """Of the enhancement-based method."""
+
+
+PAPER_SETTING = Setting(model="r2plus1d_34", head="attention", frames=64, size=112, num_classes=11, enhancer="zero_dce")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What a forward pass does, counted. Element-wise arithmetic is in none of the figures but `fvcore_style`."""
+    """What a forward pass does, counted. Of element-wise arithmetic only batch normalisation is, in `fvcore_style`."""
 
     parameters: int
     """Weights, of the enhancer too."""
@@ -91,46 +106,31 @@ def count(recogniser: nn.Module, views_shape: Sequence[int]) -> Counts:
     for module in recogniser.modules():
         if isinstance(module, FrameByFrame):
             raise ValueError(
-                f"enhancer: found {type(module).__name__}, which works in NumPy, wanted one made of torch's operations; "
-                "count the recogniser without it"
+                f"enhancer: found {type(module).__name__}, which works in NumPy, wanted one made of torch's "
+                "operations; count the recogniser without it"
             )
-    conv_macs = batch_norm_layers = batch_norm_elements = 0
+    conv_macs: list[int] = []
+    normed: list[int] = []
 
-    def add_conv(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal conv_macs
-        assert isinstance(module.weight, Tensor)
-        conv_macs += output.numel() * module.weight[0].numel()  # weight: (C', C / groups, *kernel)
+    def add(module: nn.Module, _: object, output: Tensor) -> None:
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            conv_macs.append(output.numel() * module.weight[0].numel())  # weight: (C', C / groups, *kernel)
+        elif isinstance(module, _BatchNorm):
+            normed.append(output.numel())
 
-    def add_batch_norm(_: nn.Module, __: object, output: Tensor) -> None:
-        nonlocal batch_norm_layers, batch_norm_elements
-        batch_norm_layers += 1
-        batch_norm_elements += output.numel()
-
-    tensors = dict(_tensors(recogniser))
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    on_meta = {name: tensor.to("meta") for name, tensor in _tensors(recogniser)}
     pixels = torch.empty(tuple(views_shape), dtype=torch.uint8, device="meta")
-    hooks = []
-    try:
-        for module in recogniser.modules():
-            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-                hooks.append(module.register_forward_hook(add_conv))
-            elif isinstance(module, _BatchNorm):
-                hooks.append(module.register_forward_hook(add_batch_norm))
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(recogniser, on_meta, (pixels,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    flops = counter.get_total_flops()
-    macs = flops // 2  # it counts 2 for a multiply-accumulate, and nothing else
+    with register_module_forward_hook(add), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(recogniser, on_meta, (pixels,))
+    flops = counter.get_total_flops()  # 2 for a multiply-accumulate, and nothing else
     return Counts(
         parameters=sum(weight.numel() for weight in recogniser.parameters()),
-        macs=macs,
+        macs=flops // 2,
         flops=flops,
-        conv_macs=conv_macs,
-        batch_norm_layers=batch_norm_layers,
-        batch_norm_elements=batch_norm_elements,
-        fvcore_style=macs + 2 * batch_norm_elements,
+        conv_macs=sum(conv_macs),
+        batch_norm_layers=len(normed),
+        batch_norm_elements=sum(normed),
+        fvcore_style=flops // 2 + 2 * sum(normed),
     )
 
 
@@ -173,77 +173,24 @@ def measure(recogniser: nn.Module, pixels: Tensor, *, device: torch.device, repe
     )
 
 
-def compare(
-    *,
-    model: str,
-    head: str,
-    frames: int,
-    size: int,
-    num_classes: int,
-    enhancer: str,
-    repeats: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Count and measure all methods on one clip of random pixels, with random weights: neither changes a figure.
-
-    At the paper's setting the methods are counted with an average head too, as the paper must have counted them.
-
-    Args:
-        model: the trunk, a key of `TRUNKS`.
-        head: "attention" or "average".
-        frames: T.
-        size: S, in pixels.
-        num_classes: K.
-        enhancer: of the enhancement-based method; the two-stream method has gamma correction.
-        repeats: passes that are timed, at least 1.
-        device: to measure on; the threads are those that torch is set to.
-
-    Returns:
-        A record for JSON: `setting`, `machine`, and by method `methods` and `average_head`.
-
-    Raises:
-        ValueError: an unknown name, or a number out of its range.
-    """
-    if size < 1:
-        raise ValueError(f"size: found {size}, wanted at least 1 pixel")
-    setting = {"model": model, "head": head, "frames": frames, "size": size, "enhancer": enhancer}
-    shape = (1, frames, size, size, 3)
-
-    def build(method: str, *, head: str, enhancer: str) -> Recogniser:
-        classifier = build_classifier(
-            model,
-            num_classes=num_classes,
-            num_frames=frames,
-            head=head,
-            head_dropout=0.0,
-            streams=2 if method == TWO_STREAM else 1,
-            seed=0,
-        )
-        mean, std = NORMALIZATIONS["kinetics"]
-        return Recogniser(
-            classifier,
-            mean=mean,
-            std=std,
-            enhancer={STUDENT: None, TWO_STREAM: build_enhancer("gamma")}.get(method, build_enhancer(enhancer)),
-            dark_stream=(mean, std) if method == TWO_STREAM else None,
-            enhanced_at_once=frames if method == AT_ONCE else ENHANCED_AT_ONCE,
-        )
-
-    counted = not isinstance(build_enhancer(enhancer), FrameByFrame)
-    names = [ENHANCED, AT_ONCE, TWO_STREAM, STUDENT]
-    if frames <= ENHANCED_AT_ONCE:
-        names.remove(AT_ONCE)
+def compare(setting: Setting, *, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Every method's figures, as a record for JSON."""
+    in_numpy = isinstance(build_enhancer(setting.enhancer), FrameByFrame)
+    countable = replace(setting, enhancer="none") if in_numpy else setting
+    shape = (1, setting.frames, setting.size, setting.size, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     methods, average = {}, {}
-    for name in names:
-        with torch.device("meta"):
-            counts = count(build(name, head=head, enhancer=enhancer if counted else "none"), shape)
-            if setting == PAPER_SETTING:
-                average[name] = asdict(count(build(name, head="average", enhancer=enhancer), shape))
-        recogniser = build(name, head=head, enhancer=enhancer)
-        methods[name] = asdict(counts) | asdict(measure(recogniser, pixels, device=device, repeats=repeats))
+    for name in (ENHANCED, AT_ONCE, TWO_STREAM, STUDENT):
+        if name == AT_ONCE and setting.frames <= ENHANCED_AT_ONCE:
+            continue  # they are all at once anyway
+        with torch.device("meta"):  # spares drawing weights
+            counts = count(_build(name, countable), shape)
+            if replace(setting, num_classes=PAPER_SETTING.num_classes) == PAPER_SETTING:
+                average[name] = asdict(count(_build(name, replace(setting, head="average")), shape))
+        measured = measure(_build(name, setting), pixels, device=device, repeats=repeats)
+        methods[name] = asdict(counts) | asdict(measured)
     return {
-        "setting": setting | {"num_classes": num_classes, "repeats": repeats, "enhancer_counted": counted},
+        "setting": asdict(setting) | {"repeats": repeats, "enhancer_counted": not in_numpy},
         "machine": {
             "device": device.type,
             "name": _device_name(device),
@@ -255,84 +202,26 @@ def compare(
     }
 
 
-def table(record: Mapping[str, Any]) -> str:
-    """A record of `compare` as Markdown: the table, at the paper's setting beside Table 5, and what it says."""
-    methods, average, repeats = record["methods"], record["average_head"], record["setting"]["repeats"]
-    header = ["method", "parameters, M", "GMAC", "GFLOP", "weights, MB", "peak memory, MB", "latency, s"]
-    if average:
-        header += ["counted as the paper does, G", "paper: GFLOPs", "paper: memory, MB"]
-    rows = [header, ["---"] * len(header)]
-    for name, figures in methods.items():
-        latency = f"{figures['latency_sec']:.3g}"
-        if repeats > 1:
-            latency += f" ({figures['fastest_sec']:.3g} - {figures['slowest_sec']:.3g})"
-        parameters, weights = figures["parameters"] / 1e6, figures["weights_bytes"] / 1e6
-        macs, flops, peak = _giga(figures["macs"]), _giga(figures["flops"]), f"{figures['peak_bytes'] / 1e6:.1f}"
-        row = [name, f"{parameters:.2f}", macs, flops, f"{weights:.1f}", peak, latency]
-        if average:
-            paper = "doubled" if name == TWO_STREAM else str(PAPER_GFLOPS.get(name, "-"))
-            row += [_giga(average[name]["fvcore_style"]), paper, str(PAPER_MB.get(name, "-"))]
-        rows.append(row)
-    notes = _notes(record) + (_paper_notes(record) if average else [])
-    return "\n".join(["| " + " | ".join(row) + " |" for row in rows] + [""] + [f"* {note}" for note in notes])
-
-
-def run(
-    out_json: Path | None,
-    out_markdown: Path | None,
-    *,
-    model: str,
-    head: str,
-    frames: int,
-    size: int,
-    num_classes: int,
-    enhancer: str,
-    repeats: int,
-    device: torch.device,
-) -> str:
-    """Compare the methods, see `compare`, and write what was found.
-
-    Args:
-        out_json: where the record goes; None writes none.
-        out_markdown: a document whose text between the lines `<!-- cost -->` and `<!-- end cost -->` becomes the
-            table; where there is no such document, one of nothing else is made. None writes none.
-        model: see `compare`, as for all that follow.
-        head: same.
-        frames: same.
-        size: same.
-        num_classes: same.
-        enhancer: same.
-        repeats: same.
-        device: same.
-
-    Returns:
-        The table as text, to print.
-
-    Raises:
-        ValueError: an unknown name, a number out of its range, or a document without these lines.
-        OSError: a file cannot be written.
-    """
-    if out_markdown is not None:
-        _with_table(out_markdown, "")  # refuses before the long work
-    record = compare(
-        model=model,
-        head=head,
-        frames=frames,
-        size=size,
-        num_classes=num_classes,
-        enhancer=enhancer,
-        repeats=repeats,
-        device=device,
+def _build(method: str, setting: Setting) -> Recogniser:
+    classifier = build_classifier(
+        setting.model,
+        num_classes=setting.num_classes,
+        num_frames=setting.frames,
+        head=setting.head,
+        head_dropout=0.0,
+        streams=2 if method == TWO_STREAM else 1,
+        seed=0,
     )
-    text = table(record)
-    if out_json is not None:
-        with replacing(out_json) as partial:
-            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if out_markdown is not None:
-        document = _with_table(out_markdown, text)
-        with replacing(out_markdown) as partial:
-            partial.write_text(document, encoding="utf-8")
-    return text
+    mean, std = NORMALIZATIONS["kinetics"]
+    enhancer = {STUDENT: None, TWO_STREAM: "gamma"}.get(method, setting.enhancer)
+    return Recogniser(
+        classifier,
+        mean=mean,
+        std=std,
+        enhancer=None if enhancer is None else build_enhancer(enhancer),
+        dark_stream=(mean, std) if method == TWO_STREAM else None,
+        enhanced_at_once=setting.frames if method == AT_ONCE else ENHANCED_AT_ONCE,
+    )
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -372,78 +261,3 @@ def _device_name(device: torch.device) -> str:
     linux = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", linux.read_text(), re.MULTILINE) if linux.exists() else None
     return found[1].strip() if found else platform.machine()
-
-
-def _giga(value: float) -> str:
-    return f"{value / 1e9:.2f}" if value >= 1e10 else f"{value / 1e9:.4f}"
-
-
-def _notes(record: Mapping[str, Any]) -> list[str]:
-    """What holds at every setting."""
-    methods, setting, machine = record["methods"], record["setting"], record["machine"]
-    student = methods[STUDENT]
-    operations = ", ".join(
-        f"{name} {_giga(figures['macs'])} GMAC ({100 * (figures['macs'] / student['macs'] - 1):+.1f} %)"
-        for name, figures in methods.items()
-        if name in (ENHANCED, TWO_STREAM)
-    )
-    memory = ", ".join(
-        f"{name} {(figures['peak_bytes'] - student['peak_bytes']) / 1e6:+.1f} MB"
-        for name, figures in methods.items()
-        if name != STUDENT
-    )
-    frames, size = setting["frames"], setting["size"]
-    notes = [
-        f"{setting['model']} with the {setting['head']} head, {setting['num_classes']} classes, one clip of "
-        f"3x{frames}x{size}x{size}, enhancer {setting['enhancer']}, {min(frames, ENHANCED_AT_ONCE)} frames at a time "
-        f"unless said otherwise. fp32 on {machine['device']} ({machine['name']}), {machine['threads']} threads, torch "
-        f"{machine['torch']}; latency is the median of {setting['repeats']} passes after the warm-up.",
-        f"Peak memory: {MEMORY_SOURCES[machine['device']]}, in one pass, beyond the weights and the input of "
-        f"{student['input_bytes'] / 1e6:.1f} MB; 1 MB = 10^6 bytes.",
-        f"Operations: student {_giga(student['macs'])} GMAC, which is {student['flops'] / 1e9:.1f} GFLOP at two "
-        f"operations for a multiply-accumulate; {operations}.",
-        f"Memory: the student's peak is {student['peak_bytes'] / 1e6:.1f} MB ({student['peak_bytes'] / 2**20:.1f} MiB); "
-        f"beyond it {memory}.",
-    ]
-    if not setting["enhancer_counted"]:
-        notes.append(
-            f"{setting['enhancer']} works in NumPy: its own arithmetic and memory are in no figure but latency."
-        )
-    return notes
-
-
-def _paper_notes(record: Mapping[str, Any]) -> list[str]:
-    """How the paper's figures come about, as far as they can be found again."""
-    methods, average = record["methods"], record["average_head"]
-    student, enhanced = average[STUDENT], average[ENHANCED]
-    paper, added = PAPER_GFLOPS[STUDENT], PAPER_GFLOPS[AT_ONCE] - PAPER_GFLOPS[STUDENT]
-    frames = record["setting"]["frames"]
-    zero_dce = enhanced["macs"] - student["macs"]
-    two_stream = average[TWO_STREAM]["fvcore_style"]
-    return [
-        f"The paper's {paper} are multiply-accumulates, as fvcore counts: {student['macs'] / 1e9:.4f} G of the network "
-        "with a plain average in place of the attention head, and 2 for each of the "
-        f"{student['batch_norm_elements']:,} elements that its {student['batch_norm_layers']} batch normalisations "
-        f"give: {student['fvcore_style'] / 1e9:.4f} G. With the attention head it is "
-        f"{methods[STUDENT]['fvcore_style'] / 1e9:.4f} G. For the two-stream method, whose number the paper does not "
-        f"print, it is {two_stream / 1e9:.2f} G.",
-        f"The paper's {PAPER_GFLOPS[AT_ONCE]} cannot be reproduced: the same count of the enhancement-based method is "
-        f"{enhanced['fvcore_style'] / 1e9:.2f}. Zero-DCE on {frames} frames adds {zero_dce / 1e9:.2f} G, not the "
-        f"paper's {added:.2f}, which is one frame's share of the backbone ({paper} / {frames} = {paper / frames:.3f}), "
-        f"or {added * 1e9 * frames / zero_dce:.1f} frames of Zero-DCE at {zero_dce / frames / 1e9:.6f} G each.",
-        f"The paper's memory differs by {PAPER_MB[AT_ONCE]} - {PAPER_MB[STUDENT]} = "
-        f"{PAPER_MB[AT_ONCE] - PAPER_MB[STUDENT]} MB; compare what all frames at once add above.",
-    ]
-
-
-def _with_table(document: Path, text: str) -> str:
-    """The document with another table between its markers."""
-    start, end = MARKERS
-    if not document.exists():
-        return f"{start}\n{text}\n{end}\n"
-    old = document.read_text(encoding="utf-8")
-    before, found, rest = old.partition(f"{start}\n")
-    _, found_end, after = rest.partition(end)
-    if not found or not found_end:
-        raise ValueError(f"{document}: holds no lines `{start}` and `{end}`; add them where the table shall stand")
-    return f"{before}{start}\n{text}\n{end}{after}"

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.clips.views import PIXEL_PATH
 from pipeline.enhancers.build import build_enhancer
+from pipeline.enhancers.zero_dce import load_official
 from pipeline.models.classifier import build_classifier
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.checkpoint import Preprocessing, Record, load_checkpoint
@@ -59,3 +60,30 @@ def load_recogniser(path: Path, *, device: torch.device, kind: str | None = None
     return Loaded(
         recogniser=recogniser.to(device).eval(), preprocessing=preprocessing, enhancer=enhancer, record=record
     )
+
+
+def open_enhancer(name: str, weights: Path | None, *, gamma: float = 1.8) -> nn.Module:
+    """An enhancer ready to use, on the CPU and in evaluation mode.
+
+    Args:
+        name: see `build_enhancer`.
+        weights: for zero_dce: what the stage enhancer wrote, or the authors' file. None for all others.
+        gamma: of gamma.
+
+    Raises:
+        ValueError: weights are missing, or given to a method that has none; or the file is damaged or another one.
+    """
+    if name != "zero_dce":
+        if weights is not None:
+            raise ValueError(f"{weights}: {name} has no weights; leave --weights out or take zero_dce")
+        return build_enhancer(name, gamma=gamma).eval()
+    if weights is None:
+        raise ValueError("zero_dce needs weights: a run's enhancer.safetensors, or the published file; give --weights")
+    if weights.suffix != ".safetensors":
+        return load_official(weights)[0]
+    tensors, record = load_checkpoint(weights, kind="enhancer")
+    if record.model["name"] != name:
+        raise ValueError(f"{weights}: is a checkpoint of {record.model['name']}, wanted {name}; name that --enhancer")
+    enhancer = build_enhancer(name)
+    enhancer.load_state_dict(tensors)
+    return enhancer.eval()

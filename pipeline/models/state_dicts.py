@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -67,6 +68,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         raise ValueError(f"{path}: no such weights; check the path in params.yaml")
     data = path.read_bytes()
     wanted = "wanted a state dict: tensors by name"
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load(data)
@@ -95,14 +97,14 @@ def to_classifier_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     `bert.clsToken` or `self_attention.clsToken`), and those of this project's checkpoints
     (`classifier.trunk.stem.0.weight`; an enhancer inside is left out).
     """
-    if state and all(key.startswith("module.") for key in state):  # left by nn.DataParallel
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    if all(key.startswith("module.") for key in state):  # left by nn.DataParallel
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     if any(key.startswith("classifier.trunk.") for key in state):
-        own = {key: value for key, value in state.items() if not key.startswith("enhancer.")}
-        return {key.removeprefix("classifier."): value for key, value in own.items()}
+        own = [key for key in state if not key.startswith("enhancer.")]
+        return {key.removeprefix("classifier."): state[key] for key in own}
     # Torchvision's transformers have a part `features` too, but no weight of that name in it.
     renamed = _wrapped_name if "features.0.0.weight" in state else _flat_name
-    return {renamed(key): value for key, value in state.items()}
+    return {renamed(key): tensor for key, tensor in state.items()}
 
 
 def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, *, remedy: str) -> None:

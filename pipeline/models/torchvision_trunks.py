@@ -21,9 +21,8 @@ class ResNetTrunk(nn.Module):
         self.layer1, self.layer2 = network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
         self.feature_channels = 512
-        self.time_stride = math.prod(
-            module.stride[0] for name, module in self.named_modules() if name.endswith("0.conv1.0")
-        )
+        entries = [module for name, module in self.named_modules() if name.endswith(".0.conv1.0")]
+        self.time_stride = math.prod(entry.stride[0] for entry in entries if isinstance(entry, nn.Conv3d))
         """Of the first block of each stage; 8 for r3d_18, 1 for mc3_18."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):

@@ -8,8 +8,7 @@ from typing import Any
 
 from pipeline.clips.clip_index import leak_note
 from pipeline.clips.files import replacing
-
-MODELS = ("baseline", "teacher", "student")
+from pipeline.tables.paper_rows import MODELS
 
 
 def read_results(folder: Path, run: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Results as tables: of a run, and beside the paper's."""
