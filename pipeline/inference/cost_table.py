@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.clips.files import replacing
-from pipeline.inference.cost import AT_ONCE, ENHANCED, STUDENT, TWO_STREAM, Setting, compare
+from pipeline.inference.cost import AT_ONCE, ENHANCED, MEMORY_SOURCES, STUDENT, TWO_STREAM, Setting, compare
 from pipeline.models.recogniser import ENHANCED_AT_ONCE
 
 # GFLOPs and MB in Table 5. It has one enhancement-based row, and only AT_ONCE needs so much more memory.
