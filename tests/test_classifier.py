@@ -1,6 +1,7 @@
 """Classifiers by name: their first weights, pretrained trunks, refusals."""
 
 import hashlib
+import os
 import random
 
 import pytest
@@ -221,7 +222,28 @@ def test_other_objects_than_state_dicts_are_refused(tmp_path, content):
         read_state_dict(path)
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path):
+class Payload:
+    """Unpickling this with code allowed would make a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("new_form", [True, False])
+def test_a_crafted_pickle_is_refused_without_being_run(tmp_path, new_form):
+    path, made = tmp_path / "weights.pth", tmp_path / "made"
+    torch.save({"a": torch.zeros(2), "b": Payload(made)}, path, _use_new_zipfile_serialization=new_form)
+    with pytest.raises(ValueError, match="do not load"):
+        read_state_dict(path)
+    assert not made.exists()
+    torch.load(path, weights_only=False)  # the payload works where code is allowed
+    assert made.is_dir()
+
+
+def test_a_file_of_other_classes_than_tensors_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"a": torch.zeros(2), "b": random.Random}, path)
     with pytest.raises(ValueError, match="do not load"):

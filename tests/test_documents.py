@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import presets
 from pipeline.cli import cli
 from pipeline.tables.run_table import as_markdown, as_text, read_results, write_into
 
@@ -51,6 +52,24 @@ def test_the_readme_names_only_commands_and_files_that_exist():
     for line in re.findall(r"^dlkdd .*", README, re.MULTILINE):
         for option in re.findall(r" (--[a-z-]+)", line):
             assert option in options, line
+
+
+def test_the_choices_name_parameters_that_exist_and_their_defaults():
+    text = (ROOT / "docs" / "choices.md").read_text(encoding="utf-8")
+    params = presets.paper()
+    named = set(re.findall(r"`([a-z]+)\.([a-z_]+)`", text)) - {("cost", "md"), ("dvc", "yaml")}
+    assert len(named) > 25
+    for section, key in named:
+        assert key in params[section], f"{section}.{key}"
+    rows = {row.split("|")[2].strip(): row.split("|")[3].strip() for row in text.splitlines() if row.startswith("| ")}
+    for name, said in rows.items():
+        # Rows of one parameter whose default is one word or number.
+        match = re.fullmatch(r"`([a-z]+)\.([a-z_]+)`", name)
+        value = re.match(r"`?([\w.-]+)`?", said)
+        if match and value and name != "`inputs.ug2-1.class_ids`":
+            found = params[match[1]][match[2]]
+            shown = str(found).lower() if isinstance(found, bool) else "null" if found is None else str(found)
+            assert value[1] == shown or float(value[1]) == found, name
 
 
 def test_writing_a_table_needs_its_markers(tmp_path):
