@@ -209,13 +209,13 @@ class ClassifierConfig:
     head: str
     """attention (the paper's BERT head) or average (global average pooling)."""
     head_dropout: float
-    """Dropout before the last linear layer."""
+    """Dropout before the last linear layer, 0 to 1."""
     keep_probability: float
-    """Chance that a time token can be attended to in training; 1 masks none."""
+    """Chance that a time token can be attended to in training, above 0 to 1; 1 masks none."""
     bn_momentum: float
-    """Share of the new batch in BatchNorm's running statistics; swin3d_b has none."""
+    """Share of the new batch in BatchNorm's running statistics, 0 to 1; swin3d_b has none."""
     normalization: str
-    """kinetics, imagenet, or dataset: the training subset's own mean and standard deviation."""
+    """kinetics (torchvision's video ResNets, ig65m), imagenet (swin3d_b), or dataset: the training subset's own."""
     weights: str | None
     """Pretrained file to start from; null starts from random weights."""
     weights_up_to: str
@@ -225,9 +225,9 @@ class ClassifierConfig:
     batch_size: int
     """Clips a step."""
     lr: float
-    """AdamW's learning rate."""
+    """AdamW's learning rate, above 0."""
     weight_decay: float
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay, at least 0."""
     schedule: str
     """constant, or a cosine that comes near zero at the last step."""
     warmup_epochs: int
@@ -292,11 +292,11 @@ class StudentConfig(ClassifierConfig):
     """The student: classifier and soft targets (Eq. 5-8)."""
 
     kd_weight: float
-    """alpha_0, the weight of the soft targets in the first epoch (Eq. 7)."""
+    """alpha_0, the weight of the soft targets in the first epoch (Eq. 7), at least 0."""
     kd_decay: float
-    """gamma: the weight is multiplied by it after every epoch (Eq. 8)."""
+    """gamma: the weight is multiplied by it after every epoch (Eq. 8), above 0 to 1."""
     temperature: float
-    """tau, which both logits are divided by (Eq. 6)."""
+    """tau, which both logits are divided by (Eq. 6), above 0."""
     scale_by_temperature_squared: bool
     """Hinton's tau^2 before the soft targets' loss; the paper's Eq. 5 to 7 print none.
 

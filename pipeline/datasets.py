@@ -16,6 +16,10 @@ from pipeline.presets import ARID_CLASSES, Params, paper, tiny
 DARK48_SOURCES = r"([^/]+?)(?:_\d{6}_\d{6}|_\d+)\.[^./]+$"
 
 
+RESERVED = re.compile(r"(arid|arid15|dark48|ug2)(-[a-z0-9]+)?-[0-9]+")
+"""Names of the presets' runs."""
+
+
 def arid(videos: Path, lists: Path, *, tag: str = "") -> Params:
     """The three splits of ARID with the paper's numbers.
 
@@ -51,7 +55,7 @@ def arid15(
         train: training list.
         test: test list.
         classes: table of class ids and names; without it ARID's eleven, 0 to 10.
-        split: number of the split, for the run's name.
+        split: number of the split, 1 to 3, for the run's name.
         tag: goes into the run's name.
 
     Raises:
@@ -62,8 +66,8 @@ def arid15(
             "arid15: found no training and test list, wanted both: the lists of ARID v1.5 are not published, and "
             "those of ARID are other clips; give --train and --test"
         )
-    if split < 1:
-        raise ValueError(f"arid15: split: found {split}, wanted 1 or more")
+    if not 1 <= split <= 3:
+        raise ValueError(f"arid15: split: found {split}, wanted 1 to 3; use --tag to tell more runs apart")
     ids, names = (list(range(len(ARID_CLASSES))), ARID_CLASSES) if classes is None else read_class_table(classes)
     params = paper()
     _add(params, _run_name("arid15", tag, split), _inputs(videos, train, test, ids, names))
@@ -141,8 +145,11 @@ def own(name: str, *, videos: Path, train: Path, test: Path, classes: Path | Non
     """
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is None:
         raise ValueError(f"run name '{name}': wanted lower-case letters, digits, '-' and '_', such as night-1")
-    if not videos.is_dir():
-        raise ValueError(f"{videos}: no such folder; --videos names the root that the lists' paths are relative to")
+    if RESERVED.fullmatch(name):
+        raise ValueError(
+            f"run name '{name}': is kept for runs of the published splits, which the tables know by it; wanted another "
+            f"name, such as my-{name}"
+        )
     params = tiny() if model == "r2plus1d_tiny" else paper()
     if classes is None:
         names = class_names_of(read_list(path.resolve(), videos=videos.resolve()) for path in (train, test))
@@ -181,6 +188,8 @@ def _inputs(
 ) -> dict[str, Any]:
     """A run's entry, once both lists could be read and every label in them is known."""
     root = videos.resolve()
+    if not root.is_dir():
+        raise ValueError(f"{videos}: no such folder; --videos names the root that the lists' paths are relative to")
     for path in (train, test):
         listed = read_list(path.resolve(), videos=root)
         if path is train:

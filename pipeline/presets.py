@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,28 @@ def set_protocol(params: Params, protocol: str) -> Params:
     return params
 
 
+def settle(params: Params, chosen: Collection[str]) -> Params:
+    """Let values that nobody chose follow those that were chosen.
+
+    Args:
+        params: changed in place.
+        chosen: names such as `enhancer.name` that the user set.
+    """
+    follow = {}
+    if params["teacher"]["input"] == "both":
+        follow |= {"enhancer.name": "gamma", "enhancer.on": "view"}  # DarkLight's light; it sees frames both ways
+    elif params["teacher"]["input"] == "dark":
+        follow["enhancer.name"] = "none"
+    for section in ("teacher", "student"):
+        if params[section]["model"] == "swin3d_b" and params[section]["normalization"] == "kinetics":
+            follow[f"{section}.normalization"] = "imagenet"  # what torchvision's weights of it were trained with
+    for name, value in follow.items():
+        section, key = name.split(".")
+        if name not in chosen:
+            params[section][key] = value
+    return params
+
+
 def override(params: Params, assignments: Sequence[str]) -> Params:
     """Set values by `section.key=value`, the value in YAML.
 
@@ -225,6 +247,11 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
         raise ValueError("logits.views: views.mode: fixed has one view a clip; set logits.views to 1")
     if params["evaluate"]["crops"] == "ten" and not params["views"]["flip"]:
         raise ValueError("evaluate.crops: ten mirrors clips, views.flip: false forbids it; set evaluate.crops: five")
+    if params["teacher"]["unfreeze_enhancer"] and params["enhancer"]["name"] != "zero_dce":
+        raise ValueError(
+            f"teacher.unfreeze_enhancer: true has nothing to train in enhancer.name: {params['enhancer']['name']}; "
+            "set it to false, or take zero_dce"
+        )
     if params["teacher"]["input"] == "both" and params["enhancer"]["on"] != "view":
         raise ValueError("teacher.input: both sees frames dark and enhanced; set enhancer.on: view")
     for section in ("teacher", "student"):

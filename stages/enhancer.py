@@ -18,7 +18,7 @@ from pipeline.clips.files import replacing
 from pipeline.config import ComputeConfig, EnhancerConfig, ViewsConfig, plain
 from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.enhanced_frames import enhance_pixels
-from pipeline.enhancers.zero_dce import ZeroDCE, load_official
+from pipeline.enhancers.zero_dce import OFFICIAL_SHA256, ZeroDCE, load_official
 from pipeline.enhancers.zero_reference import colour_constancy, zero_reference_loss
 from pipeline.training.checkpoint import Record, load_state, save_checkpoint, save_state
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
@@ -79,6 +79,8 @@ def run(
             origin = TRAINED_HERE
         else:
             enhancer, origin = load_official(Path(config.weights))
+            if origin != OFFICIAL_SHA256:
+                print(f"warning: {config.weights}: fits Zero-DCE, but is not the authors' published file", flush=True)
         enhancer.to(device)
         dark = np.concatenate([_middle_frame(source, clip) for clip in held_out])
         found = measure(enhancer, dark, target=config.exposure_target, device=device)

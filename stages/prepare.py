@@ -72,6 +72,11 @@ def run(
     inputs = [path for path in (train_list, test_list) if path.is_file()]
     with work_folder("prepare", out=clip_index, settings=settings, inputs=inputs, fresh=fresh) as work:
         probed, bad = probe_all(entries, videos=videos, colour_range=colour_range, journal=work / "probed.jsonl")
+        if not probed:
+            raise ValueError(
+                f"{videos}: none of the {len(bad)} listed videos can be read there, the first: "
+                f"{next(iter(bad.values()))}; is it the root that the lists' paths are relative to?"
+            )
         check_bad(bad, config.max_bad)
         check_doubled(entries, probed)
         clips = [

@@ -98,7 +98,8 @@ def run(
             work=work,
             title="student",
         )
-        record = dark_record("student", names, model, rule, views.colour_range, plain(config), trained)
+        described = plain(config) | {"mode": views.mode, "num_views": num_views, "train_clips": len(train)}
+        record = dark_record("student", names, model, rule, views.colour_range, described, trained)
         write_curve(curve, trained.curve)
         write_timings(timings, trained)
         save_checkpoint(checkpoint, trained.weights, record)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pipeline.enhancers.build import build_enhancer
 from torch import Tensor, nn
 
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
@@ -19,6 +18,7 @@ from pipeline.clips.files import replacing
 from pipeline.clips.views import view_rule
 from pipeline.config import ComputeConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
+from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
 from pipeline.models.recogniser import Recogniser, Statistics
 from pipeline.training.checkpoint import Preprocessing, Record, file_card, load_checkpoint, save_checkpoint
@@ -128,7 +128,7 @@ def run(
                 dark_mean=light.dark[0] if streams == 2 else None,
                 dark_std=light.dark[1] if streams == 2 else None,
             ),
-            settings=plain(config) | {"weights": origin, "enhancer_weights": light.origin},
+            settings=plain(config) | {"weights": origin, "enhancer": light.settings},
             metrics=trained.curve[trained.epoch],
         )
         write_curve(curve, trained.curve)
@@ -153,15 +153,19 @@ class _Light:
     std: tuple[float, ...]
     dark: Statistics
     """Mean and std of the dark frames."""
-    origin: str | None
-    """sha256 of the enhancer's given weights; None where it was trained on the run or has none."""
+    settings: Mapping[str, Any] | None
+    """How the enhancer was made; its `weights` is the sha256 of a given file, None where it was trained or has none."""
 
 
 def _load_light(checkpoint: Path, statistics: Path, config: TeacherConfig, *, device: torch.device) -> _Light:
     dark = normalization(config.normalization, read_statistics(statistics))
     if config.input == "dark":
-        return _Light(enhancer=None, arguments=None, mean=dark[0], std=dark[1], dark=dark, origin=None)
+        return _Light(enhancer=None, arguments=None, mean=dark[0], std=dark[1], dark=dark, settings=None)
     tensors, record = load_checkpoint(checkpoint, kind="enhancer")
+    if config.unfreeze_enhancer and not tensors:
+        raise ValueError(
+            f"teacher.unfreeze_enhancer: true has nothing to train in {record.model['name']}; set it to false"
+        )
     enhancer = build_enhancer(**record.model)
     enhancer.load_state_dict(tensors)
     mean, std = normalization(config.normalization, (record.metrics["mean"], record.metrics["std"]))
@@ -171,5 +175,5 @@ def _load_light(checkpoint: Path, statistics: Path, config: TeacherConfig, *, de
         mean=mean,
         std=std,
         dark=dark,
-        origin=record.settings["weights"],
+        settings=dict(record.settings),
     )

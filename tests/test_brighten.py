@@ -193,3 +193,14 @@ def test_a_sheet_of_nothing_is_refused(tmp_path, make_video, field):
     make_video(tmp_path / "a.mkv")
     with pytest.raises(ValueError, match=f"{field}: found 0, wanted at least 1"):
         contact_sheet(tmp_path, tmp_path / "sheet.png", {"gamma": gamma()}, device=CPU, **{field: 0})
+
+
+def test_a_sheet_never_takes_the_place_of_a_video_or_folder(tmp_path, make_video):
+    video = tmp_path / "a.mp4"
+    make_video(video)
+    before = video.read_bytes()
+    (tmp_path / "folder.png").mkdir()
+    for out in (video, tmp_path / "folder.png", tmp_path / "new"):
+        with pytest.raises(ValueError, match="the sheet is a PNG; wanted a file's name that ends in"):
+            contact_sheet(video, out, {"none": torch.nn.Identity()}, device=torch.device("cpu"))
+    assert video.read_bytes() == before

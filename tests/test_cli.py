@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from pipeline import presets
 from pipeline.cli import cli
+from pipeline.clips.video import decode
 from pipeline.config import SECTION_TYPES, plain
 from pipeline.params import read_params, read_section
 from pipeline.presets import is_edited
@@ -160,7 +161,6 @@ def test_darken_writes_copies_that_are_darker(tmp_path, make_video):
     frames = make_video(tmp_path / "lit" / "a" / "b.mp4", height=32, width=48, lossless=False)
     result = call("darken", tmp_path / "lit", tmp_path / "dark", "--ev", "-4")
     assert result.exit_code == 0, result.exception
-    from pipeline.clips.video import decode
 
     assert decode(tmp_path / "dark" / "a" / "b.mp4").mean() < 0.6 * frames.mean()
 
@@ -199,3 +199,39 @@ def test_clean_frees_what_is_left(tmp_path, monkeypatch):
     result = call("clean")
     assert "demo: 5 bytes freed" in result.output
     assert not left.parent.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["brighten", "a.mp4", "b.mp4", "--enhancer", "lime", "--threads", "0"], "threads: found 0, wanted at least 1"),
+        (["brighten", "a.mp4", "b.mp4", "--crf", "99"], "99 is not in the range 0<=x<=51"),
+        (["brighten", "a.mp4", "b.mp4", "--enhancer", "lime", "--gamma", "5"], "--gamma 5.0 has no effect here"),
+        (["brighten", "a.mp4", "b.png", "--sheet", "--enhancer", "lime"], "--enhancer lime has no effect here"),
+        (["brighten", "a.mp4", "b.mp4"], "zero_dce needs weights"),
+        (["cost", "--into", "x.json"], "wanted a document that ends in .md"),
+        (["table", "demo", "--paper"], "--paper takes all evaluated runs"),
+    ],
+)
+def test_tools_refuse_what_they_cannot_do_before_any_work(tmp_path, make_video, arguments, message):
+    make_video(tmp_path / "a.mp4")
+    result = dlkdd(*arguments, cwd=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_the_tools_brighten_print_tables_and_count_cost(tmp_path, make_video, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "videos/a.mp4", level=40)
+    assert "1 videos by gamma in bright" in call("brighten", "videos", "bright", "--enhancer", "gamma").output
+    assert decode(tmp_path / "bright/a.mp4").mean() > decode(tmp_path / "videos/a.mp4").mean() + 10
+    Path("data").mkdir()
+    assert "### Table 4" in call("table", "--paper").output
+    assert r"\begin{tabular}" in call("table", "--paper", "--format", "latex").output
+    small = ["--model", "r2plus1d_tiny", "--frames", "4", "--size", "32", "--repeats", "1", "--threads", "1"]
+    result = call("cost", *small, "--into", "cost.md")
+    assert result.exit_code == 0, result.output
+    assert "| student |" in Path("cost.md").read_text()
+    assert Path("cost.json").exists()

@@ -120,3 +120,25 @@ def test_plain_words_stay_words_and_short_numbers_numbers(tmp_path):
     path.write_text(text)
     assert read_section(path, EnhancerConfig).on == "view"
     assert read_section(path, TeacherConfig).lr == 0.002
+
+
+def test_values_that_nobody_chose_follow_the_teachers_input_and_the_backbone():
+    def settled(chosen=(), **teacher):
+        params = presets.paper()
+        params["teacher"] |= teacher
+        return presets.settle(params, chosen)
+
+    assert settled()["enhancer"]["name"] == "zero_dce"
+    assert settled(input="both")["enhancer"]["name"] == "gamma"  # DarkLight's
+    assert settled(input="dark")["enhancer"]["name"] == "none"
+    assert settled(("enhancer.name",), input="both")["enhancer"]["name"] == "zero_dce"
+    assert settled()["teacher"]["normalization"] == "kinetics"
+    assert settled(model="swin3d_b")["teacher"]["normalization"] == "imagenet"
+    assert settled(("teacher.normalization",), model="swin3d_b")["teacher"]["normalization"] == "kinetics"
+
+
+def test_an_enhancer_without_weights_cannot_be_unfrozen(tmp_path):
+    params = presets.paper()
+    params["teacher"]["unfreeze_enhancer"], params["enhancer"]["name"] = True, "lime"
+    with pytest.raises(ValueError, match=r"true has nothing to train in enhancer\.name: lime"):
+        presets.write_params(tmp_path / "params.yaml", params, name="arid", force=False)

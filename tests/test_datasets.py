@@ -87,7 +87,7 @@ def test_arid15_takes_given_lists_only(tmp_path, arid_lists):
     for given in ({"train": train, "test": None}, {"train": None, "test": test}):
         with pytest.raises(ValueError, match=r"the lists of ARID v1\.5 are not published.*give --train and --test"):
             datasets.arid15(tmp_path, **given)
-    with pytest.raises(ValueError, match="split: found 0, wanted 1 or more"):
+    with pytest.raises(ValueError, match="split: found 0, wanted 1 to 3"):
         datasets.arid15(tmp_path, train=train, test=test, split=0)
 
 
@@ -188,3 +188,14 @@ def test_a_folder_of_class_folders_counts_its_classes_from_zero(tmp_path):
     entry = datasets.own_folder("night", tmp_path / "clips", model="r2plus1d_tiny")["inputs"]["night"]
     assert (entry["classes"], entry["class_ids"]) == (["Run", "Walk"], [0, 1])
     assert entry["train"] == entry["test"] == entry["videos"]
+
+
+def test_names_of_the_presets_runs_are_kept_for_them(tmp_path):
+    for name in ("arid-2", "dark48-own-1"):
+        with pytest.raises(ValueError, match=f"run name '{name}': is kept for runs of the published splits"):
+            datasets.own(name, videos=tmp_path, train=tmp_path, test=tmp_path, classes=None, model="r2plus1d_tiny")
+
+
+def test_a_videos_root_that_is_not_there_is_named(tmp_path, arid_lists):
+    with pytest.raises(ValueError, match=r"absent: no such folder; --videos names the root"):
+        datasets.arid(tmp_path / "absent", arid_lists)

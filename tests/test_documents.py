@@ -70,6 +70,19 @@ def test_the_choices_name_parameters_that_exist_and_their_defaults():
             found = params[match[1]][match[2]]
             shown = str(found).lower() if isinstance(found, bool) else "null" if found is None else str(found)
             assert value[1] == shown or float(value[1]) == found, name
+    # What the other rows say.
+    views, evaluate, student = params["views"], params["evaluate"], params["student"]
+    assert (student["model"], student["weights"], student["schedule"], student["warmup_epochs"]) == (
+        "r2plus1d_34",
+        None,
+        "constant",
+        0,
+    )
+    assert (views["frame_size"], views["scales"], views["positions"]) == ([128, 170], [1.0, 0.875, 0.75, 0.66], "fixed")
+    assert (views["sampling"], views["frames"], views["stride"], views["loop"]) == ("consecutive", 64, 1, True)
+    assert (evaluate["clips"], evaluate["crops"], evaluate["average"]) == (1, "centre", "logits")
+    assert (params["enhancer"]["gamma"], params["enhancer"]["gamma_table"]) == (1.8, False)
+    assert (student["seed"], views["seed"], student["kd_weight"], student["temperature"]) == (0, 0, 1.5, 5.0)
 
 
 def test_writing_a_table_needs_its_markers(tmp_path):
@@ -129,6 +142,7 @@ def test_leaks_in_the_form_of_an_earlier_version_ask_for_a_new_run(tmp_path):
 
 
 def test_no_document_or_code_names_this_machine():
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("pipeline/**/*.py")]:
+    code = [path for folder in ("pipeline", "stages", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *code, ROOT / "dvc.yaml", ROOT / "Makefile"]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"/(home|root|Users|work)/", text), path

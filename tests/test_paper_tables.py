@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from pipeline.tables import paper_rows, paper_tables
 from pipeline.tables.paper_runs import read_runs
 from pipeline.tables.paper_tables import build_tables
 from pipeline.tables.paper_text import as_latex, as_markdown
@@ -64,6 +65,12 @@ PROTOCOL = {
 }
 NO_LEAKS = {"same_clip": 0, "same_content": 0, "same_scene": 0, "same_name": 0, "examples": []}
 TWO_STREAMS = {"teacher_input": "both", "enhancer": "gamma", "enhancer_weights": None}
+
+
+@pytest.fixture(autouse=True)
+def lists_of_any_length(monkeypatch):
+    """Runs here are tested on 100 clips; what is said of other numbers than the published ones has its own test."""
+    monkeypatch.setattr(paper_tables, "TEST_CLIPS", {})
 
 
 @pytest.fixture
@@ -283,6 +290,30 @@ def test_other_networks_and_random_weights_are_no_reproduction(data, make_run):
     # Video-Swin-B is the network of its own row, and not that of DL-KDD.
     assert len(notes_of(first, "Video-Swin-B")) == 1
     assert len(notes_of(first, "ours: teacher on ZeroDCE input, swin3d_b, runs tagged swin")) == 2
+
+
+def test_whatever_differs_from_the_paper_is_said_below_its_row(data, make_run, monkeypatch):
+    monkeypatch.setattr(paper_tables, "TEST_CLIPS", paper_rows.TEST_CLIPS)
+    make_run("arid-1", n=823, student_lr=1e-4, student_batch_size=8)
+    make_run("arid-short-1", n=12, epochs=2, temperature=3.0, frames=4, enhancer_weights=None, student_lr=1e-3)
+    first = tables_of(data)[0]
+    assert len(notes_of(first, "DL-KDD (Ours)")) == 1
+    short = notes_of(first, "ours: student of a teacher on ZeroDCE input, r2plus1d_34, runs tagged short")[1]
+    assert short.endswith(
+        "Not a reproduction of the paper: frames is 4, not 64; temperature is 3.0, not 5.0; student_lr is 0.001, not "
+        "0.0001; epochs is 2, not 30; Zero-DCE was trained on the run's own frames, not published weights; "
+        "arid-short-1 was tested on 12 clips, the published list has 823."
+    )
+
+
+def test_a_student_without_soft_targets_or_with_another_head_is_not_dl_kdd(data, make_run):
+    make_run("arid-1", kd_weight=0.0)
+    make_run("arid-2", kd_weight=0.0)
+    make_run("arid-average-1", head="average")
+    first, _, _, fourth = tables_of(data)
+    assert rows_of(first)["DL-KDD (Ours)"][-5:] == ("-",) * 5
+    assert rows_of(fourth)["DL-KDD-Student (Ours)"][-5:] == ("-",) * 5
+    assert rows_of(fourth)["Backbone Only"][-5] == "50.00 (n = 100)"
 
 
 def test_an_enhancer_trained_on_the_runs_own_frames_is_told_from_the_published_one(data, make_run):

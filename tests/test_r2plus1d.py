@@ -133,6 +133,9 @@ def test_34_layers_normalise_with_the_eps_of_the_published_weights_and_a_chosen_
     assert len(norms) == sum(isinstance(module, nn.Conv3d) for module in trunk.modules()) == 69
     assert {norm.eps for norm in norms} == {1e-3}
     assert {norm.momentum for norm in norms} == {0.9}
+    with torch.device("meta"):
+        default = r2plus1d_34()
+    assert {module.momentum for module in default.modules() if isinstance(module, nn.BatchNorm3d)} == {0.1}
 
 
 def test_34_layers_cost_the_published_304_7_gmac_for_64_frames():

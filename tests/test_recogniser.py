@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import video
 
 from pipeline.enhancers.zero_dce import ZeroDCE
-from pipeline.models.recogniser import Recogniser
+from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.4, 0.2)
 DARK = ((0.02, 0.03, 0.04), (0.05, 0.1, 0.2))
@@ -53,6 +54,20 @@ def test_two_streams_are_dark_and_enhanced_each_with_its_own_statistics(pixels):
     dark, bright = keep.streams
     torch.testing.assert_close(dark.double(), by_hand(pixels, *DARK), rtol=0, atol=1e-5)
     torch.testing.assert_close(bright.double(), by_hand(pixels, MEAN, STD, gain=2.0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("kinetics", video.R2Plus1D_18_Weights.DEFAULT),
+        ("kinetics", video.R3D_18_Weights.DEFAULT),
+        ("kinetics", video.MC3_18_Weights.DEFAULT),
+        ("imagenet", video.Swin3D_B_Weights.DEFAULT),
+    ],
+)
+def test_normalisations_are_those_of_torchvisions_weights(name, weights):
+    wanted = weights.transforms()
+    assert NORMALIZATIONS[name] == (tuple(wanted.mean), tuple(wanted.std))
 
 
 def test_two_streams_need_an_enhancer():

@@ -105,6 +105,29 @@ def test_default_dropouts_are_a_tenth_inside_and_eight_tenths_before_the_classif
     assert sorted(rates) == [0.1, 0.1, 0.1, 0.8]
 
 
+def test_each_dropout_falls_where_the_published_head_has_it(monkeypatch):
+    """In the order of the formulas: positions, attention weights, both halves of the block, its end, classifier."""
+    seen = []
+
+    def count(self, x):
+        seen.append((self.p, tuple(x.shape)))
+        return x
+
+    monkeypatch.setattr(nn.Dropout, "forward", count)
+    head = TemporalAttention(CHANNELS, TOKENS, CLASSES, heads=HEADS).train()
+    head(features())
+    tokens = (3, TOKENS + 1, CHANNELS)
+    assert seen == [
+        (0.1, tokens),
+        (0.1, (3, HEADS, TOKENS + 1, TOKENS + 1)),
+        (0.1, tokens),
+        (0.1, (*tokens[:2], 4 * CHANNELS)),
+        (0.1, tokens),
+        (0.1, tokens),
+        (0.8, (3, CHANNELS)),
+    ]
+
+
 def test_order_of_the_steps_in_time_matters():
     head = small_head().eval()
     assert not torch.allclose(head(features()), head(features().flip(2)), atol=1e-4)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pipeline.commands.options import FOLDER, PATH, device_options, params_option
 from pipeline.config import ENHANCERS, MODELS
@@ -16,7 +17,7 @@ from pipeline.params import read_params
 @click.argument("out", type=FOLDER)
 @click.option("--ev", type=float, required=True, help="Exposure in EV; -5 keeps 1/32 of the light.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same noise.")
-@click.option("--crf", type=int, default=18, show_default=True, help="x264's constant rate factor.")
+@click.option("--crf", type=click.IntRange(0, 51), default=18, show_default=True, help="x264's constant rate factor.")
 def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
     """Write darkened copies of all videos below ROOT into OUT, by a physical model of a camera in the dark."""
     from pipeline.clips.low_light import darken_video_folder
@@ -32,7 +33,7 @@ def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
 @click.option("--enhancer", type=click.Choice(ENHANCERS), default="zero_dce", show_default=True, help="The method.")
 @click.option("--weights", type=PATH, help="For zero_dce: a run's enhancer.safetensors, or the published file.")
 @click.option("--gamma", type=float, default=1.8, show_default=True, help="For gamma: above 1 brightens.")
-@click.option("--crf", type=int, default=18, show_default=True, help="x264's constant rate factor.")
+@click.option("--crf", type=click.IntRange(0, 51), default=18, show_default=True, help="x264's constant rate factor.")
 @click.option("--sheet", is_flag=True, help="Write a picture of all methods side by side, with ms a frame, instead.")
 @device_options
 def brighten(
@@ -57,6 +58,10 @@ def brighten(
     from pipeline.inference.loading import open_enhancer
     from pipeline.training.machine import set_up_machine
 
+    given = click.get_current_context().get_parameter_source
+    for option, value, effective in (("enhancer", enhancer, not sheet), ("gamma", gamma, sheet or enhancer == "gamma")):
+        if given(option) is ParameterSource.COMMANDLINE and not effective:
+            raise click.UsageError(f"--{option} {value} has no effect here; leave it out")
     chosen = set_up_machine(device, threads)
     if sheet:
         names = [name for name in ENHANCERS if name != "none" and (name != "zero_dce" or weights is not None)]
@@ -103,6 +108,8 @@ def cost(
     from pipeline.inference.cost_table import run
     from pipeline.training.machine import set_up_machine
 
+    if into is not None and into.suffix.lower() != ".md":
+        raise click.UsageError(f"--into {into}: wanted a document that ends in .md; the figures go beside it as json")
     text = run(
         None if into is None else into.with_suffix(".json"),
         into,

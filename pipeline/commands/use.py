@@ -53,7 +53,7 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
     dlkdd use demo
     dlkdd use arid --videos ROOT --lists FOLDER
     dlkdd use arid15 --videos ROOT --train LIST --test LIST
-    dlkdd use arid --videos ROOT --lists FOLDER --tag darklight --set teacher.input=both --set enhancer.name=gamma
+    dlkdd use arid --videos ROOT --lists FOLDER --tag darklight --set teacher.input=both
     dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
     dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
     """
@@ -72,6 +72,7 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
         for place in places
     ]
     values = presets.override(values, [*changes, *assignments])
+    values = presets.settle(values, {assignment.partition("=")[0] for assignment in assignments})
     presets.write_params(params, values, name=name, force=force)
     click.echo(f"{params}: runs {', '.join(values['runs'])}; now `dvc repro`")
 

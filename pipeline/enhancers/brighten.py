@@ -87,22 +87,25 @@ def contact_sheet(
 
     Args:
         source: a video, or a folder that is searched to any depth; the first videos by path are shown.
-        out: the PNG to write.
+        out: the PNG to write; its name ends so.
         enhancers: by the name that is written on the row; each float32 (1, 3, H, W) in [0, 1] -> the same.
         device: where to enhance; the enhancers are moved there.
-        frames: how many frames a row; they come evenly spaced from that many videos, or from those there are.
-        repeats: how often each row is timed, after one pass that is not.
+        frames: how many frames a row, at least 1; they come evenly spaced from that many videos, or from all there
+            are.
+        repeats: how often each row is timed, at least 1, after one pass that is not.
 
     Returns:
         Milliseconds a frame by name, with the way to the device and back: the median over the repeats.
 
     Raises:
-        ValueError: a number below 1, no video, or one that does not decode.
+        ValueError: a number below 1, another name than a PNG's, no video, or one that does not decode.
         OSError: the picture cannot be written.
     """
     for name, value in (("frames", frames), ("repeats", repeats)):
         if value < 1:
             raise ValueError(f"{name}: found {value}, wanted at least 1")
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise ValueError(f"{out}: the sheet is a PNG; wanted a file's name that ends in .png")
     dark = _spread_frames(find_videos(source)[:frames], frames)
     rows, milliseconds = {"as filmed": dark}, {}
     for name, enhancer in enhancers.items():

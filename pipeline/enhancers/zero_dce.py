@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.models.state_dicts import check_state_dict, read_state_dict
 
+OFFICIAL_SHA256 = "a4395acb874f320375d9704997cef874eaaaaa26a1777ceb29a92b70f74c3612"
+"""Of the authors' Epoch99.pth."""
+
 ROUNDS = 8
 WIDTH = 32
 

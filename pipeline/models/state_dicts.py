@@ -75,17 +75,20 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         else:
             state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except _DAMAGED as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path}: found {len(data)} bytes that do not load ({reason}), {wanted}; "
-            "fetch the file again, or save model.state_dict() anew"
-        ) from error
+        # Without torch's own words: they advise to load the file with code allowed.
+        raise ValueError(f"{path}: found {_what_is_wrong(data, error)}, {wanted}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise ValueError(f"{path}: found a {type(state).__name__} of other things, {wanted}; save model.state_dict()")
+        keys = f" with the keys {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
+        raise ValueError(
+            f"{path}: found a {type(state).__name__} of other things{keys}, {wanted}; save model.state_dict()"
+        )
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: {key}: found values that are not finite, wanted weights; fetch the file again")
     return dict(state), hashlib.sha256(data).hexdigest()
 
 
@@ -128,6 +131,17 @@ def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
     for key, tensor in found.items():
         if key not in wanted:
             raise ValueError(f"{path}: {key}: found shape {tuple(tensor.shape)}, wanted no such entry; {remedy}")
+
+
+def _what_is_wrong(data: bytes, error: Exception) -> str:
+    """Why a file did not load, and what to do, for the message."""
+    size = f"{len(data)} bytes"
+    if "unsupported global" in str(error).lower():  # torch's words for an object that it will not make
+        remedy = "save model.state_dict(), or fetch the file again"
+        return f"{size} of a pickle of other objects than tensors, refused and not run; {remedy}"
+    if data[:2] in (b"PK", b"\x80\x02") or isinstance(error, safetensors.SafetensorError):
+        return f"{size} that do not load, cut short or damaged; fetch the file again"
+    return f"{size} that are no checkpoint; check the path, or fetch the file again"
 
 
 def _flat_name(key: str) -> str:

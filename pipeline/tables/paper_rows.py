@@ -10,6 +10,23 @@ SPLITS = {"arid": 3, "arid15": 1, "dark48": 3, "ug2": 1}
 """Splits that each data set has; ARID v1.5 and UG2+ are published with one."""
 
 
+# What the paper prints of its runs; whatever differs is said below a row. Epochs by data set.
+PAPER_PROTOCOL = {
+    "frames": 64,
+    "size": 112,
+    "kd_weight": 1.5,
+    "kd_decay": 0.95,
+    "temperature": 5.0,
+    "scale_by_temperature_squared": False,
+    "student_lr": 1e-4,
+    "student_weight_decay": 1e-5,
+    "student_batch_size": 8,
+}
+PAPER_EPOCHS = {"arid": 30, "arid15": 30, "dark48": 50}
+TEST_CLIPS = {("arid", 1): 823, ("arid", 2): 859, ("arid", 3): 852} | {("dark48", split): 1763 for split in (1, 2, 3)}
+"""Of the published lists, by data set and split."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ours:
     """Which of our results stands beside a row of the paper."""
@@ -20,6 +37,8 @@ class Ours:
     """What the protocol of its runs must say."""
     network: str = "r2plus1d_34"
     """The network that the paper's figure belongs to."""
+    distilled: bool = False
+    """Only students that had soft targets: `kd_weight` above 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +75,10 @@ class PaperTable:
     """What is to be known about the paper's figures."""
 
 
-DL_KDD = {"teacher_input": "enhanced", "enhancer": "zero_dce", "model": "r2plus1d_34"}
+DL_KDD = {"teacher_input": "enhanced", "enhancer": "zero_dce", "model": "r2plus1d_34", "head": "attention"}
 
-BACKBONE, TEACHER, STUDENT = (Ours(model=model, wants=DL_KDD) for model in MODELS)
+BACKBONE, TEACHER = (Ours(model=model, wants=DL_KDD) for model in ("baseline", "teacher"))
+STUDENT = Ours(model="student", wants=DL_KDD, distilled=True)
 
 DARKLIGHT = Ours(model="teacher", wants={"teacher_input": "both", "enhancer": "gamma"})
 

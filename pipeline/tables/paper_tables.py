@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from pipeline.tables.paper_rows import DASH, MODELS, PAPER_TABLES, SPLITS, STUDENT, Ours, PaperTable
+from pipeline.tables.paper_rows import (
+    DASH,
+    MODELS,
+    PAPER_EPOCHS,
+    PAPER_PROTOCOL,
+    PAPER_TABLES,
+    SPLITS,
+    STUDENT,
+    TEST_CLIPS,
+    Ours,
+    PaperTable,
+)
 from pipeline.tables.paper_runs import COLUMNS, RunResult
 from pipeline.tables.paper_text import Table
 
@@ -73,7 +84,13 @@ def _groups(runs: Sequence[RunResult]) -> list[Group]:
 
 def _pick(groups: Sequence[Group], ours: Ours | None) -> Group | None:
     """Whose figures stand in a row: the plain runs, else those of the row's network, else the first tag by name."""
-    fitting = [group for group in groups if ours is not None and _fits(group.protocol, ours.wants)]
+    fitting = [
+        group
+        for group in groups
+        if ours is not None
+        and _fits(group.protocol, ours.wants)
+        and (group.protocol["kd_weight"] > 0 or not ours.distilled)
+    ]
     network = None if ours is None else ours.network
     order = sorted(fitting, key=lambda group: (group.tag != "", group.protocol["model"] != network, group.tag))
     return order[0] if order else None
@@ -148,10 +165,26 @@ def _mark(notes: list[str], group: Group, network: str) -> str:
         lacks.append(f"the network is {group.protocol['model']}, not the paper's {network}")
     if group.protocol["weights"] is None:
         lacks.append("it starts from random weights, not from pretrained ones")
+    lacks += _other_numbers(group)
     if lacks:
         texts.append(f"Not a reproduction of the paper: {'; '.join(lacks)}.")
     notes += [text for text in texts if text not in notes]
     return f" [{', '.join(str(notes.index(text) + 1) for text in texts)}]"
+
+
+def _other_numbers(group: Group) -> list[str]:
+    """What a group's protocol and test clips differ in from what the paper and the published lists say."""
+    said, dataset = group.protocol, group.runs[0].dataset
+    wanted = PAPER_PROTOCOL | ({"epochs": PAPER_EPOCHS[dataset]} if dataset in PAPER_EPOCHS else {})
+    # Older results do not say all of it.
+    found = [f"{key} is {said[key]}, not {value}" for key, value in wanted.items() if said.get(key, value) != value]
+    if said["enhancer"] == "zero_dce" and said["teacher_input"] != "dark" and said["enhancer_weights"] is None:
+        found.append("Zero-DCE was trained on the run's own frames, not published weights")
+    for run in group.runs:
+        listed = TEST_CLIPS.get((run.dataset, run.split), run.n)
+        if run.n != listed:
+            found.append(f"{run.run} was tested on {run.n} clips, the published list has {listed}")
+    return found
 
 
 def _in_words(group: Group) -> str:

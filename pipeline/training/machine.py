@@ -13,11 +13,13 @@ def set_up_machine(device: str, threads: int) -> torch.device:
 
     Args:
         device: auto (a GPU where there is one), cpu, cuda or cuda:N.
-        threads: CPU threads of torch.
+        threads: CPU threads of torch, at least 1.
 
     Raises:
-        ValueError: no such device.
+        ValueError: no such device, or no threads.
     """
+    if threads < 1:
+        raise ValueError(f"threads: found {threads}, wanted at least 1")
     keep_freed_memory()
     # Some launchers set one thread through the environment; the parameter is what the bytes are promised for.
     torch.set_num_threads(threads)
