@@ -210,9 +210,7 @@ def test_cut_files_of_the_present_forms_are_refused(tmp_path, pretrained, suffix
     path = tmp_path / f"weights{suffix}"
     save_file(pretrained, path) if suffix == ".safetensors" else torch.save(pretrained, path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(
-        ValueError, match="cut short or damaged; fetch the file again, wanted a state dict"
-    ):
+    with pytest.raises(ValueError, match="cut short or damaged; fetch the file again, wanted a state dict"):
         load_weights(build(), path)
 
 

@@ -411,7 +411,5 @@ def test_clips_csv_reads_back_and_refuses_what_it_did_not_write(dataset, tmp_pat
 def test_a_wrong_root_is_said_once_and_not_for_every_video(dataset):
     for video in (dataset / "videos").rglob("*.mp4"):
         video.unlink()
-    with pytest.raises(
-        ValueError, match=r"none of the \d+ listed videos can be read there, .*is it the root"
-    ):
+    with pytest.raises(ValueError, match=r"none of the \d+ listed videos can be read there, .*is it the root"):
         run(dataset)
