@@ -198,7 +198,7 @@ def settle(params: Params, chosen: Collection[str]) -> Params:
         params: changed in place.
         chosen: names such as `enhancer.name` that the user set.
     """
-    follow = {}
+    follow: dict[str, str] = {}
     if params["teacher"]["input"] == "both":
         follow |= {"enhancer.name": "gamma", "enhancer.on": "view"}  # DarkLight's light; it sees frames both ways
     elif params["teacher"]["input"] == "dark":
