@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint clean setup
+.PHONY: demo test lint bench clean setup
 
 setup: $(BIN)/.done
 
@@ -25,6 +25,10 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Speeds of this machine, as a table and in benchmarks/results/; needs 4 GB of disk.
+bench: setup
+	python benchmarks/store.py --out benchmarks/results/store.json
 
 clean:
 	rm -rf .venv build *.egg-info

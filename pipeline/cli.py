@@ -5,6 +5,7 @@ import sys
 import click
 
 from pipeline.commands import stages, tools
+from pipeline.commands.store import store
 from pipeline.commands.use import use
 
 
@@ -17,7 +18,7 @@ def cli() -> None:
     """
 
 
-for _command in (use, *stages.COMMANDS, *tools.COMMANDS):
+for _command in (use, *stages.COMMANDS, store, *tools.COMMANDS):
     cli.add_command(_command)
 
 

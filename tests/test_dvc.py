@@ -118,7 +118,7 @@ def test_a_changed_kd_weight_reruns_the_student_and_what_follows(project):
 
 
 def test_a_changed_help_text_reruns_nothing(project):
-    project.edit("pipeline/cli.py", "Start anew instead", "Begin anew instead")
+    project.edit("pipeline/commands/options.py", "Start anew instead", "Begin anew instead")
     project.edit("pipeline/config.py", "Passes over the training clips.", "Passes over all training clips.")
     assert project.ran("repro") == []
 

@@ -24,7 +24,7 @@ FLOORS = [
     {"pipeline.training"},
     {"pipeline.distillation", "pipeline.inference"},
     {"stages"},
-    {"pipeline.presets", "pipeline.tables"},
+    {"pipeline.presets", "pipeline.tables", "pipeline.store_checks"},
     {"pipeline.datasets"},
     {"pipeline.commands"},
     {"pipeline.cli"},

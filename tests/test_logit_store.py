@@ -3,6 +3,7 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -29,6 +30,7 @@ from pipeline.distillation.logit_store_writer import ShardWriter, publish
 
 BLOCK_ROWS = 8
 FORK = multiprocessing.get_context("fork")
+FLIPS = int(os.environ.get("DLKDD_FLIPS", "100"))  # damaged bytes, each in a copy of its own
 
 
 def make_spec(num_clips=37, num_views=3, num_classes=5, frames=4):
@@ -145,6 +147,51 @@ def test_workers_read_the_right_rows(sound, spec, memory_limit_bytes, method):
     assert os.getpid() not in pids
 
 
+class RowsOfClips:
+    """The stored row of each clip and view, by the position in a list that is in another order than the store."""
+
+    def __init__(self, store, spec):
+        self.store, self.keys = store, [(c, v) for c in spec.clips.ids[::-1] for v in range(spec.num_views)]
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        row = self.store.row(*self.keys[index])
+        return index, row.logits, row.pixel_crc32, row.flip
+
+
+@pytest.mark.parametrize(
+    ("method", "memory_limit_bytes"), [(None, 2**30), (None, 0), ("fork", 2**30), ("fork", 0), ("spawn", 0)]
+)
+def test_a_shuffled_loader_gets_the_right_rows(sound, spec, method, memory_limit_bytes):
+    import torch  # here, so that the spawned processes of the other tests need not load it
+
+    dataset = RowsOfClips(LogitStore.open(sound, memory_limit_bytes=memory_limit_bytes), spec)
+    dataset[0]  # a lazy store now has an open handle
+    blocks = {(span.view, span.start): make_block(spec, span) for span in block_ranges(spec, BLOCK_ROWS)}
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=5,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(1),
+        num_workers=2 if method else 0,
+        multiprocessing_context=method,
+    )
+    seen = []
+    for indices, logits, checksums, flips in loader:
+        for position, index in enumerate(indices.tolist()):
+            clip, view = dataset.keys[index]
+            first, offset = divmod(spec.clips.ids.index(clip), BLOCK_ROWS)
+            block = blocks[view, first * BLOCK_ROWS]
+            np.testing.assert_array_equal(logits[position].numpy(), block.logits[offset])
+            assert int(checksums[position]) == int(block.pixel_crc32[offset])
+            assert bool(flips[position]) is bool(block.flip[offset])
+            seen.append(index)
+    assert sorted(seen) == list(range(len(dataset)))
+    assert seen != sorted(seen)
+
+
 def test_threads_share_a_lazy_store(sound, spec):
     store = LogitStore.open(sound, memory_limit_bytes=0)
     with ThreadPoolExecutor(8) as pool:
@@ -156,6 +203,12 @@ def test_lazy_worker_refuses_a_store_that_was_replaced(copy, spec, tmp_path):
     os.replace(write_store(tmp_path, make_spec(num_views=2)), copy)
     with pytest.raises(ValueError, match="found another store than the one opened before"):
         store.row(spec.clips.ids[0], 0)
+
+
+def test_readers_lock_where_they_can_and_read_where_they_cannot(sound):
+    """HDF5's best effort: network file systems without locks refuse them with an error."""
+    with logit_store_check.open_hdf5(sound, "r", remedy="") as file:
+        assert file.id.get_access_plist().get_file_locking() == (True, True)  # lock; pass over missing locks
 
 
 def test_changing_a_row_does_not_change_the_store(sound, spec):
@@ -182,6 +235,41 @@ def test_each_altered_fingerprint_field_is_refused_by_name(sound, spec, altered)
     found = repr(spec.fingerprint[name]) if name in spec.fingerprint else "none"
     with pytest.raises(ValueError, match=f"{name}: found {found}, wanted {value!r}"):
         store.require(**{**spec.fingerprint, **altered})
+
+
+def test_every_field_that_the_stages_write_is_refused_by_its_name(tmp_path):
+    """Each one altered alone, whatever fields there are."""
+    from pipeline.clips.views import ViewRule  # both load torch, which spawned processes of other tests need not
+    from pipeline.distillation.fingerprint import fingerprint
+
+    rule = ViewRule(
+        frames=4,
+        sampling="spread",
+        stride=1,
+        jitter=1.0,
+        loop=True,
+        frame_size=(40, 50),
+        size=32,
+        scales=(1.0, 0.8),
+        positions="random",
+        flip=True,
+        seed=0,
+    )
+    fields = fingerprint(
+        teacher_sha256="0" * 64,
+        class_names=("a", "b"),
+        rule=rule,
+        mode="consistent",
+        colour_range="auto",
+        enhancer_on="view",
+    )
+    store = LogitStore.open(write_store(tmp_path, replace(make_spec(), fingerprint=fields)))
+    store.require(**fields)
+    for name, value in fields.items():
+        other = f"{value}?" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
+        with pytest.raises(ValueError, match=re.escape(f"{name}: found {value!r}, wanted {other!r}")) as refused:
+            store.require(**{**fields, name: other})
+        assert str(refused.value).count("found") == 1
 
 
 def test_all_differing_fields_are_listed(sound):
@@ -396,16 +484,23 @@ def write_all(path, spec, acknowledge):
                 acknowledge(span.number)
 
 
-def in_child(target, *args, kill_after_sec=None):
-    """Exit code, and the block numbers that the child had acknowledged."""
+def in_child(target, *args, kill_after=None):
+    """Exit code, and the block numbers that the child had acknowledged.
+
+    `kill_after` (blocks, seconds) kills it so long after its so manieth acknowledgement.
+    """
     reader, writer = os.pipe()
     process = FORK.Process(target=target, args=(*args, writer))
     process.start()
     os.close(writer)
-    process.join(kill_after_sec)
-    process.kill()
+    acknowledged = b""
+    if kill_after:
+        while len(acknowledged) < kill_after[0] and (number := os.read(reader, 1)):
+            acknowledged += number
+        process.join(kill_after[1])
+        process.kill()
     process.join()
-    acknowledged = os.read(reader, 65536)
+    acknowledged += os.read(reader, 65536)
     os.close(reader)
     return process.exitcode, set(acknowledged)
 
@@ -441,16 +536,14 @@ def test_kill_at_random_loses_no_acknowledged_block(tmp_path):
     rng = np.random.default_rng(0)
     shard, kept = tmp_path / "shard", set()
     for _ in range(12):
-        _, acknowledged = in_child(
-            killed_at, -1, False, lambda ack: write_all(shard, spec, ack), kill_after_sec=rng.uniform(0.01, 0.08)
-        )
+        when = int(rng.integers(1, 8)), rng.uniform(0, 0.01)
+        _, acknowledged = in_child(killed_at, -1, False, lambda ack: write_all(shard, spec, ack), kill_after=when)
         kept |= acknowledged
-        if shard.exists():
-            check_resumable(shard, spec, kept)
+        check_resumable(shard, spec, kept)
     write_all(shard, spec, lambda number: None)
     publish(tmp_path / "resumed.h5", spec, [shard], minimum_top1=0.3)
     assert (tmp_path / "resumed.h5").read_bytes() == write_store(tmp_path, spec).read_bytes()
-    assert kept
+    assert len(kept) >= 12
 
 
 def test_kill_while_publishing_leaves_the_old_file_or_the_new_one(tmp_path):
@@ -692,12 +785,12 @@ def test_flipped_bytes_of_rows_are_all_found(copy, sound):
                 spots += [chunk.byte_offset + i for chunk in chunks for i in range(chunk.size)]
     content = sound.read_bytes()
     rng = np.random.default_rng(0)
-    for number, spot in enumerate(rng.choice(spots, 60, replace=False).tolist()):
+    for number, spot in enumerate(rng.choice(spots, FLIPS, replace=False).tolist()):
         damaged = bytearray(content)
-        damaged[spot] ^= 1 << int(rng.integers(8))
+        damaged[spot] ^= int(rng.integers(1, 256))
         copy.write_bytes(damaged)
         assert verify(copy) != [], spot
-        if number % 5 == 0:
+        if number % 10 == 0:
             with pytest.raises(ValueError, match=r"copy.h5: .*run the logits stage again"):
                 LogitStore.open(copy)
 

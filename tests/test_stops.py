@@ -55,7 +55,7 @@ STAGES = {
         ".work/enhancer/state.pt",
     ),
     "teacher": (
-        ["--enhancer", "enhancer.safetensors", "--card", "teacher.json"],
+        ["--statistics", "statistics.json", "--enhancer", "enhancer.safetensors", "--card", "teacher.json"],
         ["teacher.safetensors", "teacher.json", "teacher_curve.csv"],
         ".work/teacher/state.pt",
     ),

@@ -152,21 +152,29 @@ def teacher(
 @videos_option
 @required_path("--teacher", "The teacher's checkpoint.")
 @required_path("--store", "Logit store to write, HDF5.")
+@click.option("--dry-run", is_flag=True, help="Only print rows, bytes and the estimated time; keep nothing.")
 @stage_options
-def logits(clips: Path, videos: Path, teacher: Path, store: Path, params: Path, fresh: bool) -> None:
-    """Store the teacher's logits for V views of every training clip."""
+def logits(clips: Path, videos: Path, teacher: Path, store: Path, dry_run: bool, params: Path, fresh: bool) -> None:
+    """Store the teacher's logits for V views of every training clip.
+
+    $DLKDD_PROCESSES processes share the work, each on a GPU of its own where compute.device is a GPU.
+    """
+    from pipeline.training.distributed import launch, processes_to_start
+
+    processes, computer = processes_to_start(), machine(params)
+    if processes > 1 and not dry_run:
+        paths = {"--clips": clips, "--videos": videos, "--teacher": teacher, "--store": store, "--params": params}
+        options = [str(part) for pair in paths.items() for part in pair] + ["--fresh"] * fresh
+        launch(["logits", *options], processes=processes, device=computer["device"])
+        return
+    # A launcher does without the stage's imports.
     from stages import logits as stage
 
-    stage.run(
-        clips,
-        videos,
-        teacher,
-        store,
-        config=read_section(params, sections.LogitsConfig),
-        mode=read_section(params, sections.ViewsConfig).mode,
-        **machine(params),
-        fresh=fresh,
-    )
+    config, mode = read_section(params, sections.LogitsConfig), read_section(params, sections.ViewsConfig).mode
+    if dry_run:
+        stage.dry_run(clips, videos, teacher, store, config=config, mode=mode, **computer, processes=processes)
+    else:
+        stage.run(clips, videos, teacher, store, config=config, mode=mode, **computer, fresh=fresh)
 
 
 @click.command()

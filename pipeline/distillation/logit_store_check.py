@@ -11,6 +11,7 @@ import json
 import math
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +25,44 @@ from pipeline.distillation.logit_store_layout import COLUMNS, GROUPS, TEXT, Colu
 
 REMEDY = "run the logits stage again, or `dvc checkout` to bring back the cached one"
 SLAB_BYTES = 4 * 1024 * 1024
+MAX_BAD_ROWS = 100  # listed one by one; beyond that their number says enough
 ROW_COLUMNS = ("logits", *(f"views/{name}" for name in ("frame_indices", "crop", "flip", "pixel_crc32")))
+CHECKED_BY_ROW = (
+    *ROW_COLUMNS,
+    *(f"rows/{name}" for name in ("clip", "view", "row_crc32")),
+    *(f"summary/by_row/{name}" for name in ("confidence", "entropy", "correct")),
+)
 # What h5py raises for damaged files, by the kind of damage; anything else is a mistake of ours and is let through
 DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that is not to be believed."""
+
+    row: int
+    """Position in /logits."""
+    clip: str
+    """The clip that its place belongs to."""
+    view: int
+    """The view that its place belongs to."""
+    fault: str
+    """What is wrong with it."""
+
+    def __str__(self) -> str:
+        return f"row {self.row} (clip {self.clip!r}, view {self.view}): {self.fault}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What the check of a whole store found."""
+
+    problems: tuple[str, ...] = ()
+    """What is wrong, a sentence each; empty for a sound store."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """The first MAX_BAD_ROWS of them, in order."""
+    num_bad_rows: int = 0
+    """How many there are in all."""
 
 
 def verify(path: Path) -> list[str]:
@@ -35,36 +71,57 @@ def verify(path: Path) -> list[str]:
     Returns:
         What is wrong, a sentence each; empty for a sound store. Damage is described, not raised.
     """
+    return list(inspect(path).problems)
+
+
+def inspect(path: Path) -> Findings:
+    """`verify`, and the bad rows one by one."""
     try:
         with open_hdf5(path, "r", remedy=REMEDY) as file:
-            return layout_problems(file) or content_problems(file) + _row_problems(file)
+            if problems := layout_problems(file):
+                return Findings(problems=tuple(problems))
+            try:
+                problems = content_problems(file)
+            except DAMAGE as error:
+                problems = [f"cannot be read: {error}"]
+            rows = _check_rows(file)
+            return Findings(
+                problems=(*problems, *rows.problems), bad_rows=rows.bad_rows, num_bad_rows=rows.num_bad_rows
+            )
     except DAMAGE as error:
-        return [f"cannot be read: {error}"]
+        # The caller names the file and the remedy already.
+        reason = str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}")
+        return Findings(problems=(f"cannot be read: {reason}",))
 
 
 def verify_in_child(path: Path, *, timeout_sec: float = 3600.0) -> list[str]:
     """`verify` in a process of its own, for a file that may crash or hang libhdf5."""
+    return list(inspect_in_child(path, timeout_sec=timeout_sec).problems)
+
+
+def inspect_in_child(path: Path, *, timeout_sec: float = 3600.0) -> Findings:
+    """`inspect` in a process of its own, for a file that may crash or hang libhdf5."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send_problems, args=(path, sender))
+    child = context.Process(target=_send_findings, args=(path, sender))
     child.start()
     sender.close()
     try:
         if not receiver.poll(timeout_sec):
-            return [f"libhdf5 was still reading after {timeout_sec:g} seconds"]
-        problems: list[str] = receiver.recv()
-        return problems
+            return Findings(problems=(f"libhdf5 was still reading after {timeout_sec:g} seconds",))
+        findings: Findings = receiver.recv()
+        return findings
     except EOFError:
         child.join()
-        return [f"libhdf5 crashed while reading it (exit code {child.exitcode})"]
+        return Findings(problems=(f"libhdf5 crashed while reading it (exit code {child.exitcode})",))
     finally:
         child.kill()
         child.join()
         receiver.close()
 
 
-def _send_problems(path: Path, sender: Connection) -> None:
-    sender.send(verify(path))
+def _send_findings(path: Path, sender: Connection) -> None:
+    sender.send(inspect(path))
 
 
 def open_hdf5(path: Path, mode: Literal["r", "r+"], *, remedy: str) -> h5py.File:
@@ -178,6 +235,8 @@ def content_problems(file: h5py.File) -> list[str]:
     ids, labels = texts(file["clips/id"]), file["clips/label"][:]
     if any(before >= after for before, after in itertools.pairwise(ids)):
         problems.append("/clips/id: found unsorted or doubled ids")
+    if (outside := next((clip_id for clip_id in ids if leaves_root(clip_id)), None)) is not None:
+        problems.append(f"/clips/id: found {outside!r}, which leaves the videos' root, wanted a path below it")
     if labels.min() < 0 or labels.max() >= sizes.classes:
         problems.append(f"/clips/label: found {labels.min()} to {labels.max()}, wanted 0 to {sizes.classes - 1}")
     bad = sum(int((~np.isfinite(slab).all(axis=1)).sum()) for slab in _row_slabs(file["logits"]))
@@ -210,34 +269,96 @@ def content_sha256(file: h5py.File) -> str:
     return digest.hexdigest()
 
 
-def _row_problems(file: h5py.File) -> list[str]:
-    """Rows in another order, rows that do not match their crc32, and a summary that is not that of the rows."""
-    sizes, problems = store_sizes(file), []
+def leaves_root(clip_id: str) -> bool:
+    """Whether a clip id, joined to the videos' root, would name a file outside of it."""
+    # By hand: a path object for each of a million ids takes half the time of opening their store.
+    return clip_id.startswith("/") or "\\" in clip_id or ".." in clip_id.split("/")
+
+
+def _check_rows(file: h5py.File) -> Findings:
+    """Rows that cannot be read, lie in another order or do not match their crc32, and a summary of other rows."""
+    sizes = store_sizes(file)
     ids, labels = texts(file["clips/id"]), file["clips/label"][:]
     if labels.min() < 0 or labels.max() >= sizes.classes:
-        return []  # reported as content; the rows cannot be counted
-    tally, bad_rows, bad_order, bad_summary = Tally(sizes), [], False, set()
+        return Findings()  # reported as content; the rows cannot be counted
+    tally, bad, bad_summary = Tally(sizes), _BadRows(ids), set()
     step = max(1, SLAB_BYTES // (4 * (sizes.classes + sizes.frames)))
     for start in range(0, sizes.rows, step):
         span = slice(start, min(start + step, sizes.rows))
         views, clips = np.divmod(np.arange(span.start, span.stop, dtype=np.int32), np.int32(sizes.clips))
-        bad_order |= not np.array_equal(file["rows/clip"][span], clips)
-        bad_order |= not np.array_equal(file["rows/view"][span], views)
-        block = Block(**{name.rpartition("/")[2]: file[name][span] for name in ROW_COLUMNS})
+        found, there = _read_rows(file, span)
+        block = Block(**{name.rpartition("/")[2]: found[name] for name in ROW_COLUMNS})
         checks = row_crc32([ids[clip] for clip in clips], labels[clips].tolist(), views.tolist(), block)
-        bad_rows += [start + int(row) for row in np.flatnonzero(checks != file["rows/row_crc32"][span])]
+        moved = (found["rows/clip"] != clips) | (found["rows/view"] != views)
+        bad.add("lies in a damaged chunk", start, ~there)
+        bad.add("is out of order", start, there & moved)
+        bad.add("does not match its crc32", start, there & (checks != found["rows/row_crc32"]))
+        bad.add("is not finite", start, there & ~np.isfinite(block.logits).all(axis=1))
         with np.errstate(invalid="ignore", over="ignore"):
             statistics = tally.add(block.logits, labels[clips], views)
-        bad_summary |= {name for name, values in statistics.items() if not _close(file[name][span], values)}
-    if bad_order:
-        problems.append("/rows: found another order than by (view, clip)")
-    if bad_rows:
-        view, clip = divmod(bad_rows[0], sizes.clips)
-        first = f"row {bad_rows[0]} (clip {ids[clip]!r}, view {view})"
-        problems.append(f"/rows/row_crc32: found {len(bad_rows)} rows that do not match it, the first is {first}")
-    bad_summary |= {name for name, table in tally.tables().items() if not _close(file[name][...], table)}
-    problems += [f"/{name}: found another value than the rows give" for name in sorted(bad_summary)]
-    return problems
+        bad_summary |= {n for n, values in statistics.items() if not _close(found[n][there], values[there])}
+    if "lies in a damaged chunk" not in bad.counts:
+        bad_summary |= {name for name, table in tally.tables().items() if not _close(file[name][...], table)}
+    problems = bad.problems() + [f"/{name}: found another value than the rows give" for name in sorted(bad_summary)]
+    return Findings(problems=tuple(problems), bad_rows=bad.first_rows(), num_bad_rows=len(bad.faults))
+
+
+def _read_rows(file: h5py.File, span: slice) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+    """Every column of these rows, and which rows can be read in all of them; the others are zeros where damaged."""
+    found, there = {}, np.ones(span.stop - span.start, np.bool_)
+    for name in CHECKED_BY_ROW:
+        dataset = file[name]
+        try:
+            found[name] = dataset[span]
+            continue
+        except DAMAGE:
+            found[name] = np.zeros((len(there), *dataset.shape[1:]), dataset.dtype)
+        length = dataset.chunks[0]  # a checksum covers a chunk, so its rows are lost together
+        for start in range(span.start - span.start % length, span.stop, length):
+            part = slice(max(start, span.start), min(start + length, span.stop))
+            here = slice(part.start - span.start, part.stop - span.start)
+            try:
+                found[name][here] = dataset[part]
+            except DAMAGE:
+                there[here] = False
+    return found, there
+
+
+class _BadRows:
+    """The faults of each bad row, and how many rows have each fault."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self.faults, self.counts = dict[int, str](), dict[str, int]()
+        self._ids = ids
+
+    def add(self, fault: str, start: int, mask: npt.NDArray[np.bool_]) -> None:
+        """Take the marked ones of the rows from `start` on."""
+        for row in (start + np.flatnonzero(mask)).tolist():
+            self.faults[row] = f"{self.faults[row]}, {fault}" if row in self.faults else fault
+            self.counts[fault] = self.counts.get(fault, 0) + 1
+
+    def first_rows(self) -> tuple[BadRow, ...]:
+        """The first MAX_BAD_ROWS."""
+        return tuple(self._bad_row(row) for row in sorted(self.faults)[:MAX_BAD_ROWS])
+
+    def problems(self) -> list[str]:
+        """A sentence for each fault; rows that are not finite are told by `content_problems`."""
+        sentences = {
+            "lies in a damaged chunk": "rows: found {} rows in chunks that do not match their checksum",
+            "is out of order": "/rows: found {} rows in another order than by (view, clip)",
+            "does not match its crc32": "/rows/row_crc32: found {} rows that do not match it",
+        }
+        said = []
+        for fault, sentence in sentences.items():
+            if fault in self.counts:
+                first = self._bad_row(min(row for row, faults in self.faults.items() if fault in faults))
+                where = f"row {first.row} (clip {first.clip!r}, view {first.view})"
+                said.append(f"{sentence.format(self.counts[fault])}, the first is {where}")
+        return said
+
+    def _bad_row(self, row: int) -> BadRow:
+        view, clip = divmod(row, len(self._ids))
+        return BadRow(row=row, clip=self._ids[clip], view=view, fault=self.faults[row])
 
 
 def _close(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-CHUNK_BYTES = 32 * 1024  # within the 16 to 64 KiB at which one random row stays cheap to read
+CHUNK_BYTES = 32 * 1024
+MIN_CHUNK_BYTES = 16 * 1024  # 16 to 64 KiB: one random row stays cheap to read
+NARROW_BYTES = 256  # of a row; HDF5 spends about 50 bytes on each chunk, little beside 64 or more such rows
+MAX_CONFUSION_BYTES = 16 * 1024  # of any store; a larger one has to be small beside its rows and clips
 TEXT = "text"  # variable-length UTF-8; fixed-length strings cut a letter in half without a word
 
 Attributes = Mapping[str, str | list[str]]
@@ -29,7 +32,8 @@ the decoder or the transform has changed and the logits no longer belong to them
 row_crc32[r] covers, in this order: clip id (UTF-8), a zero byte, label and view (int32), and the row's logits,
 frame_indices, crop, flip and pixel_crc32, little-endian.
 The attributes fingerprint_* say what the rows depend on, provenance_* what else was recorded.
-content_sha256 covers every dataset and attribute but itself. /summary holds tables and plots.
+content_sha256 covers every dataset and attribute but itself. /summary holds tables and plots; /summary/confusion has
+no rows where one cell for each pair of classes would be much beside the rows of the store.
 """
 
 
@@ -47,6 +51,15 @@ class Sizes:
         """V * N."""
         return self.views * self.clips
 
+    @property
+    def confused(self) -> int:
+        """Rows of the confusion: K, or 0 where its K * K cells would break the bound on a row's overhead.
+
+        400 classes take 640 kB, which 3,000 rows would pay with 213 bytes each, nearly all of them zeros.
+        """
+        allowed = max(MAX_CONFUSION_BYTES, 4 * self.rows + 64 * self.clips)
+        return self.classes if 4 * self.classes**2 <= allowed else 0
+
 
 @dataclass(frozen=True)
 class Column:
@@ -56,7 +69,7 @@ class Column:
     dtype: str
     """A numpy dtype, or TEXT."""
     dims: tuple[str | int, ...]
-    """Field names of `Sizes`, or plain numbers."""
+    """Names of sizes in `Sizes`, or plain numbers."""
     units: str
     description: str
 
@@ -65,18 +78,34 @@ class Column:
         return tuple(dim if isinstance(dim, int) else getattr(sizes, dim) for dim in self.dims)
 
     def chunks(self, sizes: Sizes) -> tuple[int, ...] | None:
-        """Chunk shape of about CHUNK_BYTES in equal parts.
+        """Chunk shape of MIN_CHUNK_BYTES to CHUNK_BYTES, so that the last chunk is nearly full.
 
-        None for the small tables and for text, which lie in one piece: HDF5 has no fletcher32 for text, whose
-        letters lie outside the chunks.
+        HDF5 stores whole chunks: what the last one lacks is lost, up to a whole chunk of wide rows. None for the small
+        tables and for text, which lie in one piece: HDF5 has no fletcher32 for text, whose letters lie outside the
+        chunks.
         """
         if self.dtype == TEXT or not self.dims or self.dims[0] not in ("clips", "rows"):
             return None
         rows, *width = self.shape(sizes)
         itemsize = np.dtype(self.dtype).itemsize
         columns = [min(size, CHUNK_BYTES // itemsize) for size in width]
-        most = max(1, CHUNK_BYTES // (itemsize * math.prod(columns)))
-        return (math.ceil(rows / math.ceil(rows / most)), *columns)
+        row_bytes = itemsize * math.prod(columns)
+        return (_chunk_rows(rows, row_bytes), *columns)
+
+
+def _chunk_rows(rows: int, row_bytes: int) -> int:
+    """Rows of a chunk of MIN_CHUNK_BYTES to CHUNK_BYTES that leaves little room empty at the end; all if they fit.
+
+    Of such lengths narrow rows take the shortest, which reads one row soonest, and wide rows the longest, which
+    needs fewer chunks.
+    """
+    most, least = max(1, CHUNK_BYTES // row_bytes), max(1, math.ceil(MIN_CHUNK_BYTES / row_bytes))
+    if rows <= most:
+        return rows
+    lengths = np.arange(least, most + 1)[:: 1 if row_bytes <= NARROW_BYTES else -1]
+    empty = -rows % lengths * row_bytes
+    # A sixteenth of a byte a row is nothing; where no length is that good, the best one.
+    return int(lengths[np.argmax(empty <= max(rows // 16, int(empty.min())))])
 
 
 COLUMNS = (
@@ -103,9 +132,9 @@ COLUMNS = (
     Column("summary/by_class/accuracy", "<f8", ("classes",), "fraction", "top-1 of the class; NaN without clips"),
     Column("summary/by_class/rows", "<i4", ("classes",), "rows", "rows of the class, views times clips"),
     Column("summary/confusion/title", TEXT, (), "text", "title of the plot"),
-    Column("summary/confusion/true", "<i4", ("classes",), "class index", "true class"),
+    Column("summary/confusion/true", "<i4", ("confused",), "class index", "true class"),
     Column("summary/confusion/predicted", "<i4", ("classes",), "class index", "class of the largest logit"),
-    Column("summary/confusion/rows", "<i4", ("classes", "classes"), "rows", "rows by true and predicted class"),
+    Column("summary/confusion/rows", "<i4", ("confused", "classes"), "rows", "rows by true and predicted class"),
     Column("summary/by_row/title", TEXT, (), "text", "title of the plot"),
     Column("summary/by_row/row", "<i4", ("rows",), "row index", "row of /logits; view * N + clip"),
     Column("summary/by_row/confidence", "<f4", ("rows",), "probability", "largest softmax value, temperature 1"),
@@ -133,7 +162,7 @@ GROUPS: Mapping[str, Attributes] = {
     "views": {},
     "summary": {"NX_class": "NXentry", "default": "by_view"},
     "summary/by_view": _plot("top1", "view"),
-    "summary/by_class": _plot("accuracy", "class", more=["rows"]),
+    "summary/by_class": _plot("accuracy", "class"),
     "summary/confusion": _plot("rows", "true", "predicted"),
     "summary/by_row": _plot("confidence", "row", more=["entropy", "correct"]),
 }
@@ -176,16 +205,17 @@ class Tally:
         Returns:
             The rows' part of the columns of /summary/by_row but `row`, by path.
         """
-        wide = logits.astype(np.float64)
-        shifted = wide - wide.max(axis=1, keepdims=True)
-        log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        shifted = logits.astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        powers = np.exp(shifted)
+        total = powers.sum(axis=1)  # the softmax is powers / total, its largest value 1 / total
         predicted = logits.argmax(axis=1)
         correct = predicted == labels
         np.add.at(self._confusion, (labels, predicted), 1)
         np.add.at(self._correct_by_view, views[correct], 1)
         return {
-            "summary/by_row/confidence": np.exp(log_softmax.max(axis=1)).astype(np.float32),
-            "summary/by_row/entropy": -(np.exp(log_softmax) * log_softmax).sum(axis=1).astype(np.float32),
+            "summary/by_row/confidence": (1 / total).astype(np.float32),
+            "summary/by_row/entropy": (np.log(total) - (powers * shifted).sum(axis=1) / total).astype(np.float32),
             "summary/by_row/correct": correct.astype(np.uint8),
         }
 
@@ -194,7 +224,7 @@ class Tally:
         of_class = self._confusion.sum(axis=1)
         accuracy = np.full(self._sizes.classes, np.nan)
         np.divide(self._confusion.diagonal(), of_class, out=accuracy, where=of_class > 0)
-        classes = np.arange(self._sizes.classes, dtype=np.int32)
+        classes, confused = np.arange(self._sizes.classes, dtype=np.int32), self._sizes.confused
         return {
             "summary/top1": np.array(self._correct_by_view.sum() / self._sizes.rows),
             "summary/by_view/view": np.arange(self._sizes.views, dtype=np.int32),
@@ -202,7 +232,7 @@ class Tally:
             "summary/by_class/class": classes,
             "summary/by_class/accuracy": accuracy,
             "summary/by_class/rows": of_class.astype(np.int32),
-            "summary/confusion/true": classes,
+            "summary/confusion/true": classes[:confused],
             "summary/confusion/predicted": classes,
-            "summary/confusion/rows": self._confusion.astype(np.int32),
+            "summary/confusion/rows": self._confusion[:confused].astype(np.int32),
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
+from collections.abc import Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -150,6 +151,8 @@ class ShardWriter:
         if not path.exists():
             _create_shard(path, spec, block_rows)
         self._shard = Shard(path, "r+", spec, block_rows)
+        # A set kept up to date: made anew at each look, asking for every block of a large store would be quadratic.
+        self._done = {number for number in self._shard.slots if number < self._num_blocks}
         self._next_slot = max(self._shard.slots.values(), default=-1) + 1
         self._fsync_interval_sec, self._fsynced = fsync_interval_sec, time.monotonic()
 
@@ -162,9 +165,9 @@ class ShardWriter:
         self.close()
 
     @property
-    def done(self) -> frozenset[int]:
-        """Numbers of the finished blocks of this spec: rows flushed, then flagged."""
-        return frozenset(number for number in self._shard.slots if number < self._num_blocks)
+    def done(self) -> Set[int]:
+        """Numbers of the finished blocks of this spec: rows flushed, then flagged. It grows with each one written."""
+        return self._done
 
     def write(self, number: int, block: Block) -> None:
         """Write a block's rows, flush, flag it as done, flush.
@@ -186,6 +189,7 @@ class ShardWriter:
         columns["done_check"][slot], columns["done_block"][slot] = _entry_crc32(number, checks), number
         self._shard.file.flush()
         self._shard.slots[number], self._next_slot = slot, slot + 1
+        self._done.add(number)
         if time.monotonic() - self._fsynced >= self._fsync_interval_sec:
             self._fsync()
 
