@@ -25,8 +25,6 @@ from pipeline.training.metrics import compare, describe, top_k_hits
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
 
 MODELS = ("baseline", "teacher", "student")
-CROPS = {"centre": 1, "five": 5, "ten": 10}
-"""Crops of a clip in time, by name; see evaluation_views."""
 DETAILS = ("per_class", "confusion")
 """Figures that go into the details' file: too many for a table of metrics."""
 
@@ -174,7 +172,7 @@ def _logits(
     batches = Batches(
         dataset, batch_size=config.batch_size, seed=None, workers=reading_workers(source, compute.workers)
     )
-    count = config.clips * CROPS[config.crops]
+    count = len(views.of(clips[0]))
     answers = torch.stack([predict(loaded.recogniser, batches, device=device, epoch=view) for view in range(count)])
     return average(answers, over=config.average).numpy()
 

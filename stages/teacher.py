@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, DrawnViews
 from pipeline.clips.files import replacing
-from pipeline.clips.views import view_rule
+from pipeline.clips.views import ViewRule, view_rule
 from pipeline.config import ComputeConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
 from pipeline.enhancers.build import build_enhancer
@@ -56,13 +56,7 @@ def run(
     Raises:
         ValueError: the frames are enhanced before the crop, where the model has to see them dark as well.
     """
-    for name, wanted in (
-        ("unfreeze_enhancer: true", config.unfreeze_enhancer),
-        ("input: both", config.input == "both"),
-    ):
-        if wanted and enhancer_on != "view":
-            raise ValueError(f"teacher.{name} needs enhancer.on: view, found '{enhancer_on}'")
-    enhancer_on = "none" if config.input == "dark" else enhancer_on
+    enhancer_on = _where_enhanced(config, enhancer_on)
     clips = read_clips(clip_index)
     train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
     rule = view_rule(plain(views))
@@ -117,17 +111,7 @@ def run(
             kind="teacher",
             class_names=names,
             model=arguments,
-            preprocessing=Preprocessing(
-                view_rule=rule,
-                colour_range=views.colour_range,
-                mean=light.mean,
-                std=light.std,
-                enhancer_on=enhancer_on,
-                input=config.input,
-                enhancer=light.arguments,
-                dark_mean=light.dark[0] if streams == 2 else None,
-                dark_std=light.dark[1] if streams == 2 else None,
-            ),
+            preprocessing=_preprocessing(light, rule, views.colour_range, enhancer_on=enhancer_on, seen=config.input),
             settings=plain(config) | {"weights": origin, "enhancer": light.settings},
             metrics=trained.curve[trained.epoch],
         )
@@ -155,6 +139,32 @@ class _Light:
     """Mean and std of the dark frames."""
     settings: Mapping[str, Any] | None
     """How the enhancer was made; its `weights` is the sha256 of a given file, None where it was trained or has none."""
+
+
+def _where_enhanced(config: TeacherConfig, enhancer_on: str) -> str:
+    """frame, view, or none for dark input; refuses what cannot be had where frames are enhanced before the crop."""
+    for name, wanted in (
+        ("unfreeze_enhancer: true", config.unfreeze_enhancer),
+        ("input: both", config.input == "both"),
+    ):
+        if wanted and enhancer_on != "view":
+            raise ValueError(f"teacher.{name} needs enhancer.on: view, found '{enhancer_on}'")
+    return "none" if config.input == "dark" else enhancer_on
+
+
+def _preprocessing(light: _Light, rule: ViewRule, colour_range: str, *, enhancer_on: str, seen: str) -> Preprocessing:
+    dark_mean, dark_std = light.dark if seen == "both" else (None, None)
+    return Preprocessing(
+        view_rule=rule,
+        colour_range=colour_range,
+        mean=light.mean,
+        std=light.std,
+        enhancer_on=enhancer_on,
+        input=seen,
+        enhancer=light.arguments,
+        dark_mean=dark_mean,
+        dark_std=dark_std,
+    )
 
 
 def _load_light(checkpoint: Path, statistics: Path, config: TeacherConfig, *, device: torch.device) -> _Light:

@@ -246,7 +246,7 @@ def test_two_streams_train_and_evaluate_through_the_same_stages(done, tmp_path, 
 
 
 def test_a_teacher_of_dark_input_is_the_baseline(done, tmp_path, small_configs):
-    """The control without light: the same views, order and first weights leave nothing that differs."""
+    """The control without light: with a view for every epoch in the store, nothing is left that differs."""
     run = done.copy(tmp_path / "run", small_configs(teacher={"input": "dark"}))
     run.teacher()
     teacher = load_recogniser(run["teacher.safetensors"], device=CPU)

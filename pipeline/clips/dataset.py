@@ -215,10 +215,13 @@ class EvaluationViews:
 
     def __call__(self, clip: Clip, number: int) -> View:
         """Take view `number`."""
-        views = evaluation_views(
+        return self.of(clip)[number]
+
+    def of(self, clip: Clip) -> tuple[View, ...]:
+        """All views of a clip; as many of every clip."""
+        return evaluation_views(
             self.rule, clip_id=clip.id, num_frames=clip.num_frames, clips=self.clips, crops=self.crops
         )
-        return views[number]
 
 
 class ViewDataset(Dataset[Sample]):
