@@ -5,11 +5,7 @@ python benchmarks/store.py --out store.json [--folder FOLDER] [--small]
 Every phase runs in a process of its own, so that its peak memory is its own.
 """
 
-import json
-import math
 import multiprocessing
-import os
-import platform
 import random
 import resource
 import statistics
@@ -20,8 +16,8 @@ from pathlib import Path
 
 import click
 import numpy as np
+from side_by_side import print_ratio, ratio, write_report
 
-from pipeline.clips.files import replacing
 from pipeline.distillation.logit_store import Block, ClipTable, LogitStore, StoreSpec, block_ranges, verify
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
 
@@ -136,21 +132,15 @@ def compare(few, many, rounds):
     """Random rows of both stores in turn, the files in the page cache, the chunk cache off.
 
     Returns:
-        Medians in microseconds, and the median of the rounds' ratios with its 95 % interval, which orders the rounds
-        and asks nothing of how they are distributed.
+        Medians in microseconds, and the ratio; see side_by_side.ratio.
     """
     stores = [LogitStore.open(path, memory_limit_bytes=0) for path in (few, many)]
     times = [[random_rows(store, random.Random(number), 400) for store in stores] for number in range(rounds + 1)][1:]
-    ratios = sorted(long / short for short, long in times)
-    # The sign test: the lowest rank k at which Binomial(rounds, 1/2) <= k has at least 2.5 %.
-    tail = [sum(math.comb(rounds, i) for i in range(k + 1)) / 2**rounds for k in range(rounds)]
-    lowest = next(k for k, share in enumerate(tail) if share > 0.025)
+    short, long = zip(*times, strict=True)
     return {
         "clips": [len(store.clip_ids) for store in stores],
-        "random_row_usec": [statistics.median(column) for column in zip(*times, strict=True)],
-        "ratio": statistics.median(ratios),
-        "ratio_interval": [ratios[lowest], ratios[-1 - lowest]],
-        "rounds": rounds,
+        "random_row_usec": [statistics.median(short), statistics.median(long)],
+        **ratio(long, short),
     }
 
 
@@ -193,15 +183,10 @@ def main(out, folder, small, block_rows, rounds):
             show(name, stores[name])
         paths = [root / name / "logits.h5" for name in ("few clips", "many clips")]
         both, peak = alone(compare, *paths, rounds)
-    low, high = both["ratio_interval"]
-    click.echo(
-        f"random row of {both['clips'][1]:,} clips / of {both['clips'][0]:,}: {both['ratio']:.2f} "
-        f"({low:.2f} - {high:.2f}, {rounds} rounds)"
-    )
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.system()}
-    report = {"small": small, "block_rows": block_rows, "machine": machine, "stores": stores, "compared": both}
-    with replacing(out) as partial:
-        partial.write_text(json.dumps(report | {"compared_peak_mb": peak}, indent=1) + "\n", encoding="utf-8")
+    many, few = both["clips"][1], both["clips"][0]
+    print_ratio(f"random row of {many:,} clips / of {few:,}", both, wanted="at most 1.5")
+    report = {"small": small, "block_rows": block_rows, "stores": stores, "compared": both, "compared_peak_mb": peak}
+    write_report(out, report)
 
 
 def show(name, figures):
