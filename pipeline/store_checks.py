@@ -16,8 +16,8 @@ from pipeline.clips.video import av_version, decode
 from pipeline.clips.views import PIXEL_PATH, View, apply_view, pixel_crc32
 from pipeline.distillation.fingerprint import fingerprint
 from pipeline.distillation.logit_store import LogitStore
-from pipeline.distillation.logit_store_check import BadRow, leaves_root
-from pipeline.distillation.logit_store_format import block_range
+from pipeline.distillation.logit_store_check import BadRow
+from pipeline.distillation.logit_store_format import block_range, leaves_root
 from pipeline.distillation.replay import StoredViews
 from pipeline.enhancers.enhanced_frames import EnhancedFrames
 from pipeline.inference.loading import Loaded, load_recogniser

@@ -17,7 +17,7 @@ STAGES = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
 
 # Lowest first; an import points down, or sideways inside one sub-package.
 FLOORS = [
-    {"pipeline.config"},
+    {"pipeline.config", "pipeline.version"},
     {"pipeline.params"},
     {"pipeline.clips", "pipeline.models"},
     {"pipeline.enhancers"},

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.distillation import logit_store_check
+from pipeline.distillation import logit_store_file
 from pipeline.distillation.logit_store import (
     Block,
     ClipTable,
@@ -101,7 +101,7 @@ def copy(sound, tmp_path):
 def rehash(path):
     """Make the content hash fit again, as a program that meddles thoroughly would."""
     with h5py.File(path, "r+") as file:
-        file.attrs["content_sha256"] = logit_store_check.content_sha256(file)
+        file.attrs["content_sha256"] = logit_store_file.content_sha256(file)
 
 
 def check_all_rows(store, spec):
@@ -207,7 +207,7 @@ def test_lazy_worker_refuses_a_store_that_was_replaced(copy, spec, tmp_path):
 
 def test_readers_lock_where_they_can_and_read_where_they_cannot(sound):
     """HDF5's best effort: network file systems without locks refuse them with an error."""
-    with logit_store_check.open_hdf5(sound, "r", remedy="") as file:
+    with logit_store_file.open_hdf5(sound, "r", remedy="") as file:
         assert file.id.get_access_plist().get_file_locking() == (True, True)  # lock; pass over missing locks
 
 

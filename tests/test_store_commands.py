@@ -15,9 +15,18 @@ from micro import CPU, Run
 
 from pipeline.cli import main
 from pipeline.commands.store import store as group
-from pipeline.distillation import logit_store, logit_store_check, store_report
+from pipeline.distillation import (
+    logit_store,
+    logit_store_check,
+    logit_store_file,
+    store_diff,
+    store_export,
+    store_report,
+    store_slabs,
+)
 from pipeline.distillation.logit_store import Block, ClipTable, LogitStore, StoreSpec, block_ranges, verify
-from pipeline.distillation.logit_store_check import BadRow, inspect, leaves_root
+from pipeline.distillation.logit_store_check import BadRow, inspect
+from pipeline.distillation.logit_store_format import leaves_root
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
 from pipeline.presets import ARID_CLASSES
 from pipeline.store_checks import check_pixels, check_teacher, spread
@@ -97,7 +106,7 @@ def forged(path, out, **columns):
 def rehash(path):
     """Make the content hash fit again."""
     with h5py.File(path, "r+") as file:
-        file.attrs["content_sha256"] = logit_store_check.content_sha256(file)
+        file.attrs["content_sha256"] = logit_store_file.content_sha256(file)
 
 
 def call(*arguments):
@@ -617,7 +626,7 @@ def test_frame_indices_are_shortened_without_loss(indices, text):
 
 
 def test_csv_holds_every_row_and_no_formula(path, tmp_path, in_process, monkeypatch):
-    monkeypatch.setattr(store_report, "SLAB_BYTES", 800)  # two rows at a time
+    monkeypatch.setattr(store_slabs, "SLAB_BYTES", 800)  # two rows at a time
     code, said = call("export", path, "--csv", tmp_path / "out.csv")
     assert code == 0
     assert f"{tmp_path / 'out.csv'}: 6 rows, " in said
@@ -653,7 +662,7 @@ def test_every_start_of_a_formula_is_disarmed(tmp_path, in_process, start):
 
 
 def test_npz_holds_every_dataset_under_its_name(path, tmp_path, in_process, monkeypatch):
-    monkeypatch.setattr(store_report, "SLAB_BYTES", 30)  # one or two rows at a time
+    monkeypatch.setattr(store_slabs, "SLAB_BYTES", 30)  # one or two rows at a time
     assert call("export", path, "--npz", tmp_path / "out.npz")[0] == 0
     with np.load(tmp_path / "out.npz") as arrays, h5py.File(path) as file:
         datasets = {}
@@ -687,7 +696,7 @@ def test_a_copy_never_replaces_the_store_and_never_stays_half_written(path, tmp_
     out.write_text("old")
     opened = store_report.open_store(path)
     write_store(path, logits=[[1, 2, 3]] * 3)
-    write = {"--csv": store_report.export_csv, "--npz": store_report.export_npz}[flag]
+    write = {"--csv": store_export.export_csv, "--npz": store_export.export_npz}[flag]
     with pytest.raises(ValueError, match="found another store than the one checked before"):
         write(opened, out)
     assert out.read_text() == "old"
@@ -733,9 +742,9 @@ def test_difference_is_the_hand_computed_one(path, tmp_path, in_process, monkeyp
         "  fingerprint new: none in A, True in B",
         "  fingerprint view_size: 32 in A, 16 in B",
     ]
-    whole = store_report.compare(LogitStore.open(path), LogitStore.open(other))
-    monkeypatch.setattr(store_report, "SLAB_BYTES", 24)  # one row at a time
-    assert store_report.compare(LogitStore.open(path), LogitStore.open(other)) == whole
+    whole = store_diff.compare(LogitStore.open(path), LogitStore.open(other))
+    monkeypatch.setattr(store_slabs, "SLAB_BYTES", 24)  # one row at a time
+    assert store_diff.compare(LogitStore.open(path), LogitStore.open(other)) == whole
 
 
 def test_changed_clips_are_listed_up_to_the_limit(tmp_path, in_process):

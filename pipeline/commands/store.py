@@ -127,7 +127,8 @@ def show(file: Path, clip: str, temperature: float, view: int | None, top: int) 
 @click.option("--npz", "arrays", type=PATH, help="Every dataset as a numpy array of the same name.")
 def export(file: Path, table: Path | None, arrays: Path | None) -> None:
     """Copy FILE into a csv or a npz file."""
-    from pipeline.distillation.store_report import export_csv, export_npz, open_store
+    from pipeline.distillation.store_export import export_csv, export_npz
+    from pipeline.distillation.store_report import open_store
 
     if table is None and arrays is None:
         raise click.UsageError("nothing to write: give --csv OUT.csv, --npz OUT.npz or both")
@@ -144,7 +145,8 @@ def export(file: Path, table: Path | None, arrays: Path | None) -> None:
 @click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Changed clips to list.")
 def diff(a: Path, b: Path, limit: int) -> None:
     """Compare the logits of A and B by clip and view; exits 1 where they have no row or other classes in common."""
-    from pipeline.distillation.store_report import compare, difference_text, open_store
+    from pipeline.distillation.store_diff import compare, difference_text
+    from pipeline.distillation.store_report import open_store
 
     click.echo(difference_text(compare(open_store(a), open_store(b)), limit=limit))
 
@@ -155,7 +157,8 @@ def _check_file(file: Path) -> None:
     Raises:
         OSError: there is no such file; ValueError: it is not sound. What was found is printed before.
     """
-    from pipeline.distillation.logit_store_check import REMEDY, inspect_in_child
+    from pipeline.distillation.logit_store_check import inspect_in_child
+    from pipeline.distillation.logit_store_file import REMEDY
     from pipeline.distillation.store_report import printable
 
     if not file.is_file():

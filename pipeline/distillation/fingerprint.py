@@ -8,6 +8,7 @@ import torch
 
 from pipeline.clips.video import av_version
 from pipeline.clips.views import ViewRule, view_fields
+from pipeline.version import VERSION
 
 Scalar = str | int | float | bool
 
@@ -34,6 +35,7 @@ def fingerprint(
 def provenance(*, num_views: int, split_sha256: str) -> dict[str, Scalar]:
     """Fields that are recorded; a difference is worth one warning."""
     return {
+        "dl_kdd": VERSION,
         "num_views": num_views,
         "split_sha256": split_sha256,
         "torch": str(torch.__version__),

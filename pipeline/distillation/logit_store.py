@@ -1,8 +1,8 @@
 """Reads a logit store: one HDF5 file of teacher logits by clip and view.
 
-The store in six files, lowest first: `logit_store_format` (values), `logit_store_layout` (columns),
-`logit_store_check` (verify), this one (read), `logit_store_shards` (crash-safe work files), `logit_store_writer`
-(publish). No other file of the project imports h5py.
+The store in seven files, lowest first: `logit_store_format` (values), `logit_store_layout` (columns),
+`logit_store_file` (open), `logit_store_check` (verify), this one (read), `logit_store_shards` (crash-safe work files),
+`logit_store_writer` (publish). No other file of the project imports h5py.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.distillation.logit_store_check import (
+from pipeline.distillation.logit_store_check import verify, verify_in_child
+from pipeline.distillation.logit_store_file import (
     DAMAGE,
     REMEDY,
-    ROW_COLUMNS,
     content_problems,
     layout_problems,
     open_hdf5,
     plain,
     store_sizes,
     texts,
-    verify,
-    verify_in_child,
 )
 from pipeline.distillation.logit_store_format import (
     FINGERPRINT_PREFIX,
@@ -43,7 +41,7 @@ from pipeline.distillation.logit_store_format import (
     field_differences,
     row_crc32,
 )
-from pipeline.distillation.logit_store_layout import StoreSummary
+from pipeline.distillation.logit_store_layout import ROW_COLUMNS, StoreSummary
 
 __all__ = [
     "Block",

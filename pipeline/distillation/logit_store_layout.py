@@ -17,6 +17,7 @@ CHUNK_BYTES = 32 * 1024
 MIN_CHUNK_BYTES = 16 * 1024  # 16 to 64 KiB: one random row stays cheap to read
 NARROW_BYTES = 256  # of a row; HDF5 spends about 50 bytes on each chunk, little beside 64 or more such rows
 MAX_CONFUSION_BYTES = 16 * 1024  # of any store; a larger one has to be small beside its rows and clips
+ROW_COLUMNS = ("logits", *(f"views/{name}" for name in ("frame_indices", "crop", "flip", "pixel_crc32")))
 TEXT = "text"  # variable-length UTF-8; fixed-length strings cut a letter in half without a word
 
 Attributes = Mapping[str, str | list[str]]

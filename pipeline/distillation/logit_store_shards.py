@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.distillation.logit_store_check import open_hdf5, plain
+from pipeline.distillation.logit_store_file import open_hdf5, plain
 from pipeline.distillation.logit_store_format import (
     FINGERPRINT_PREFIX,
     FORMAT_VERSION,

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distillation.logit_store import read_summary
-from pipeline.distillation.logit_store_check import content_sha256, open_hdf5, verify
+from pipeline.distillation.logit_store_check import verify
+from pipeline.distillation.logit_store_file import content_sha256, open_hdf5
 from pipeline.distillation.logit_store_format import (
     FINGERPRINT_PREFIX,
     FORMAT,

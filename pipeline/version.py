@@ -1,0 +1,3 @@
+"""The project's version, which setup.cfg reads from here and every logit store records."""
+
+VERSION = "0.1.0"
