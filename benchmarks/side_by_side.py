@@ -51,8 +51,12 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "low": low, "high": high, "rounds": rounds}
 
 
+_printed: list[dict[str, object]] = []
+
+
 def print_ratio(name: str, found: Mapping[str, float], *, wanted: str = "") -> None:
-    """One line: name, ratio, interval, and what is wanted."""
+    """One line: name, ratio, interval, and what is wanted. `write_report` writes all of them."""
+    _printed.append({"name": name, **{key: found[key] for key in ("ratio", "low", "high", "rounds")}, "wanted": wanted})
     aim = f"   wanted {wanted}" if wanted else ""
     print(f"  {name:58} {found['ratio']:6.2f}  ({found['low']:.2f} - {found['high']:.2f}, n = {found['rounds']}){aim}")
 
@@ -72,10 +76,12 @@ def machine() -> dict[str, object]:
 
 
 def write_report(path: Path, report: Mapping[str, object]) -> None:
-    """Write figures as JSON, with the machine's description."""
+    """Write figures as JSON, with the machine's description and every ratio that was printed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_text(json.dumps({"machine": machine(), **report}, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps({"machine": machine(), "ratios": _printed, **report}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def _version(name: str) -> str | None:
