@@ -23,7 +23,8 @@ def table(reports):
     machine = next(iter(reports.values()))["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, {versions}.",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}",
+        f"({versions}).",
         "",
         "| benchmark | ratio | 95 % interval | rounds | wanted |",
         "| --- | --- | --- | --- | --- |",
