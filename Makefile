@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test lint bench soak clean setup
 
 setup: $(BIN)/.done
 
@@ -29,6 +29,11 @@ lint: setup
 # Speeds of this machine, as a table and in benchmarks/results/; needs 4 GB of disk.
 bench: setup
 	python benchmarks/store.py --out benchmarks/results/store.json
+
+# Kills the stage `logits` and whole runs again and again, and compares what they end in; 40 minutes, Linux only.
+soak: setup
+	python tests/soak.py logits --kills 200
+	python tests/soak.py repro --kills 100
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -59,8 +59,14 @@ def _publish(clips: Path, out: Path) -> None:
         beside = out.with_name(f".{out.name}.part")
         shutil.rmtree(beside, ignore_errors=True)
         clips = Path(shutil.copytree(clips, beside))
+    replaced = out.with_name(f".{out.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if out.exists() and any(out.iterdir()):
+        # A start that this one waited for has finished meanwhile; its folder goes whole, never file by file.
+        os.replace(out, replaced)
     os.replace(clips, out)
     sync_folder(out.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _path(spec: ClipSpec) -> str:
