@@ -223,7 +223,11 @@ class ClassifierConfig:
     epochs: int
     """Passes over the training clips."""
     batch_size: int
-    """Clips a step."""
+    """Clips a step of the optimizer, whatever the number of parts and processes."""
+    micro_batches: int
+    """Parts that a batch is cut into; divides batch_size. Each passes forward and back by itself, so batch
+    normalisation sees each alone, and gradients add up to the batch's: less memory, another result. P processes take
+    1 / P of the parts each, so P has to divide it, and changes the result by rounding alone."""
     lr: float
     """AdamW's learning rate, above 0."""
     weight_decay: float
@@ -249,6 +253,12 @@ class ClassifierConfig:
         _one_of(f"{section}.normalization", self.normalization, ("kinetics", "imagenet", "dataset"))
         _at_least(f"{section}.epochs", self.epochs, 1)
         _at_least(f"{section}.batch_size", self.batch_size, 1)
+        _at_least(f"{section}.micro_batches", self.micro_batches, 1)
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"{section}.micro_batches: found {self.micro_batches}, wanted a divisor of {section}.batch_size "
+                f"{self.batch_size}; change one of them"
+            )
         _above(f"{section}.lr", self.lr, 0)
         _at_least(f"{section}.weight_decay", self.weight_decay, 0)
         _one_of(f"{section}.schedule", self.schedule, ("constant", "cosine"))
@@ -377,6 +387,11 @@ class ComputeConfig:
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     threads: int
     """CPU threads of torch; a part of the bytes, since sums depend on it."""
+    precision: str
+    """fp32, or bf16: convolutions and matrix products of the classifiers in bfloat16, all else in float32."""
+    checkpoint_activations: bool
+    """Training keeps only what comes into each block of a trunk and computes the rest again on the way back: a
+    fraction of the memory for a third more time. Changes no result."""
     workers: int
     """Processes that read clips; 0 reads in the main one. Changes no result."""
     cache: str
@@ -386,6 +401,7 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         _at_least("compute.threads", self.threads, 1)
+        _one_of("compute.precision", self.precision, ("fp32", "bf16"))
         _at_least("compute.workers", self.workers, 0)
         _one_of("compute.cache", self.cache, ("auto", "on", "off"))
         _at_least("compute.cache_gb", self.cache_gb, 0)

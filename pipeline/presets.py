@@ -37,6 +37,7 @@ def paper() -> Params:
         "weights_up_to": "backbone",
         "epochs": 30,
         "batch_size": 8,
+        "micro_batches": 1,
         "lr": 1e-4,
         "weight_decay": 1e-5,
         "schedule": "constant",
@@ -121,7 +122,15 @@ def paper() -> Params:
             "bootstrap": 1000,
             "seed": 0,
         },
-        "compute": {"device": "auto", "threads": 2, "workers": 0, "cache": "auto", "cache_gb": 20.0},
+        "compute": {
+            "device": "auto",
+            "threads": 2,
+            "precision": "fp32",
+            "checkpoint_activations": False,
+            "workers": 0,
+            "cache": "auto",
+            "cache_gb": 20.0,
+        },
     }
 
 

@@ -14,12 +14,15 @@ from pipeline.training.checkpoint import save_checkpoint
 from pipeline.training.classification import (
     build_dark,
     dark_record,
+    first_ones_folder,
     train_classifier,
     weights_files,
     write_curve,
     write_timings,
 )
-from pipeline.training.work_folder import cache_policy, work_folder, work_root
+from pipeline.training.distributed import joined
+from pipeline.training.precision import check_precision
+from pipeline.training.work_folder import cache_policy, work_root
 
 
 def run(
@@ -37,18 +40,35 @@ def run(
     device: torch.device,
     fresh: bool = False,
 ) -> None:
-    """Write the baseline's checkpoint; views, order, first weights and dropout are the student's."""
+    """Write the baseline's checkpoint; views, order, first weights and dropout are the student's.
+
+    Where this process is one of several, all train one network, and the first one writes.
+
+    Raises:
+        ValueError: the machine computes wrongly in this precision, or as in `train_classifier`.
+    """
     clips = read_clips(clip_index)
     train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
     rule = view_rule(plain(views))
     settings = {"baseline": plain(config), "views": plain(views), "num_views": num_views, "device": str(device)}
+    settings["precision"] = compute.precision
     inputs = [clip_index, statistics, *weights_files(config.weights)]
 
     def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
         return cross_entropy(logits, batch.labels)
 
-    with work_folder("baseline", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work:
-        model = build_dark(plain(config), statistics, num_classes=len(names), num_frames=rule.frames)
+    with (
+        joined(device) as ranks,
+        first_ones_folder(ranks, "baseline", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work,
+    ):
+        check_precision(device, compute.precision)
+        model = build_dark(
+            plain(config),
+            statistics,
+            num_classes=len(names),
+            num_frames=rule.frames,
+            precision=compute.precision,
+        )
         trained = train_classifier(
             model.recogniser,
             train=train,
@@ -69,8 +89,13 @@ def run(
             device=device,
             work=work,
             title="baseline",
+            ranks=ranks,
+            checkpointed=compute.checkpoint_activations,
         )
+        if not ranks.first:
+            return
         described = plain(config) | {"mode": views.mode, "num_views": num_views, "train_clips": len(train)}
+        described["precision"] = compute.precision
         record = dark_record("baseline", names, model, rule, views.colour_range, described, trained)
         write_curve(curve, trained.curve)
         write_timings(timings, trained)

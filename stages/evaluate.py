@@ -22,6 +22,7 @@ from pipeline.inference.loading import Loaded, load_recogniser
 from pipeline.training.checkpoint import Record
 from pipeline.training.loop import predict
 from pipeline.training.metrics import compare, describe, top_k_hits
+from pipeline.training.precision import check_precision
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
 
 MODELS = ("baseline", "teacher", "student")
@@ -66,11 +67,12 @@ def run(
     inputs = [clip_index, *checkpoints.values()]
     # Nothing is kept, but two evaluations of a run must not write at once.
     with work_folder("evaluate", out=metrics, settings=plain(config), inputs=inputs):
+        check_precision(device, compute.precision)
         logits: dict[str, NDArray[np.float32]] = {}
         records: dict[str, Record] = {}
         cache = cache_policy(work_root(metrics), mode=compute.cache, cache_gb=compute.cache_gb)
         for kind in MODELS:
-            loaded = load_recogniser(checkpoints[kind], device=device, kind=kind)
+            loaded = load_recogniser(checkpoints[kind], device=device, kind=kind, precision=compute.precision)
             records[kind] = loaded.record
             _check_classes(checkpoints[kind], loaded.record.class_names, clips)
             logits[kind] = _logits(loaded, clips, videos, cache, config, compute, device)
@@ -80,7 +82,9 @@ def run(
         if known.any():
             of_known = {kind: values[known] for kind, values in logits.items()}
             figures, more = measure(of_known, labels[known], names, config)
-        _write_json(details, {"class_names": list(names), "protocol": protocol(records, config), **more})
+        _write_json(
+            details, {"class_names": list(names), "protocol": protocol(records, config, compute.precision), **more}
+        )
         header = ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))]
         _write_rows(predictions, header, _predictions(clips, logits, names))
         answers = logits["student"].argmax(axis=1)
@@ -95,7 +99,7 @@ def run(
     print(f"{top1} top-1 on {int(known.sum())} test clips{without}")
 
 
-def protocol(records: Mapping[str, Record], config: EvaluateConfig) -> dict[str, Any]:
+def protocol(records: Mapping[str, Record], config: EvaluateConfig, precision: str) -> dict[str, Any]:
     """What a result depends on, as a table has to name it; from the checkpoints alone and the test's settings."""
     teacher, student = records["teacher"], records["student"]
     light, pixels = teacher.preprocessing, student.preprocessing
@@ -121,6 +125,7 @@ def protocol(records: Mapping[str, Record], config: EvaluateConfig) -> dict[str,
         "clips": config.clips,
         "crops": config.crops,
         "average": config.average,
+        "precision": precision,
     }
 
 

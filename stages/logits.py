@@ -27,6 +27,7 @@ from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_work
 from pipeline.inference.loading import Loaded, load_recogniser
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.distributed import Ranks, joined, wait_for_writers
+from pipeline.training.precision import check_precision
 from pipeline.training.work_folder import cache_policy, work_folder, work_key, work_root
 
 
@@ -137,12 +138,15 @@ def run(
     Where this process is one of several, each computes its part into its own shard, and the first one publishes.
 
     Raises:
-        ValueError: `fixed` with more than one view, kept rows that the teacher no longer gives, or a teacher that
-            knows too little of its own training clips.
+        ValueError: `fixed` with more than one view, kept rows that the teacher no longer gives, a teacher that
+            knows too little of its own training clips, a machine that computes wrongly in this precision, or one
+            without the work folder of the first.
     """
     with joined(device) as ranks:
-        job = _read_job(clip_index, videos, teacher_checkpoint, config=config, mode=mode, device=device)
-        inputs, settings = [clip_index, teacher_checkpoint], _settings(config, mode, device)
+        job = _read_job(
+            clip_index, videos, teacher_checkpoint, config=config, mode=mode, compute=compute, device=device
+        )
+        inputs, settings = [clip_index, teacher_checkpoint], _settings(config, mode, compute, device)
         with _shared_folder(ranks, logit_store, settings=settings, inputs=inputs, fresh=fresh) as work:
             passes = job.open(
                 job.clips,
@@ -180,10 +184,10 @@ def dry_run(
         ValueError: what `run` refuses before its first pass.
         OSError: a stage is writing the shards.
     """
-    job = _read_job(clip_index, videos, teacher_checkpoint, config=config, mode=mode, device=device)
+    job = _read_job(clip_index, videos, teacher_checkpoint, config=config, mode=mode, compute=compute, device=device)
     work = work_root(logit_store) / "logits"
     key_file = work / "key"
-    key = work_key("logits", settings=_settings(config, mode, device), inputs=[clip_index, teacher_checkpoint])
+    key = work_key("logits", settings=_settings(config, mode, compute, device), inputs=[clip_index, teacher_checkpoint])
     going_on = key_file.is_file() and key_file.read_text(encoding="utf-8") == key
     shards = _kept(_shards(work), job.spec, config.batch_size) if going_on else {}
     done = set().union(*shards.values())
@@ -222,12 +226,14 @@ def _read_job(
     *,
     config: LogitsConfig,
     mode: str,
+    compute: ComputeConfig,
     device: torch.device,
 ) -> Job:
     if mode == "fixed" and config.views != 1:
         raise ValueError(f"logits.views: found {config.views}, wanted 1: views.mode: fixed has one view a clip")
     clips = of_subset(read_clips(clip_index), "train")
-    teacher = load_recogniser(teacher_checkpoint, device=device, kind="teacher")
+    check_precision(device, compute.precision)
+    teacher = load_recogniser(teacher_checkpoint, device=device, kind="teacher", precision=compute.precision)
     names = class_names_in(clips)
     if teacher.record.class_names != names:
         raise ValueError(
@@ -247,6 +253,7 @@ def _read_job(
             mode=mode,
             colour_range=pixels.colour_range,
             enhancer_on=pixels.enhancer_on,
+            precision=compute.precision,
         ),
         # The rows' last bits depend on the batches that they were computed in: `dlkdd store verify` needs to know.
         provenance=provenance(num_views=config.views, split_sha256=sha256_of(clip_index))
@@ -255,9 +262,14 @@ def _read_job(
     return Job(clips=clips, videos=videos, teacher=teacher, mode=mode, spec=spec)
 
 
-def _settings(config: LogitsConfig, mode: str, device: torch.device) -> dict[str, object]:
+def _settings(config: LogitsConfig, mode: str, compute: ComputeConfig, device: torch.device) -> dict[str, object]:
     """What rows depend on. Not V: more views add to the kept rows. Not the number of processes either."""
-    return {"batch_size": config.batch_size, "mode": mode, "device": str(device)}
+    return {
+        "batch_size": config.batch_size,
+        "mode": mode,
+        "device": str(device),
+        "precision": compute.precision,
+    }
 
 
 @contextlib.contextmanager
@@ -267,7 +279,13 @@ def _shared_folder(
     """The work folder, held by the first rank; the others enter once it is theirs and nobody writes in it."""
     if not ranks.first:
         ranks.wait()
-        yield work_root(logit_store) / "logits"
+        work = work_root(logit_store) / "logits"
+        if not (work / "key").is_file():
+            raise ValueError(
+                f"{work}: process {ranks.rank} of {ranks.size} does not find the folder of process 0, wanted one that "
+                "all machines share; set $DLKDD_WORK to such a one"
+            )
+        yield work
         return
     with work_folder("logits", out=logit_store, settings=settings, inputs=inputs, fresh=fresh) as work:
         wait_for_writers(_shards(work))

@@ -2,15 +2,17 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
-from pipeline.clips.dataset import Batch, DrawnViews, open_dark_frames
+from pipeline.clips.dataset import Batch, DrawnViews, FrameSource, open_dark_frames
 from pipeline.clips.files import sha256_of
-from pipeline.clips.views import ViewRule, view_rule
+from pipeline.clips.views import View, ViewRule, view_rule
 from pipeline.config import ComputeConfig, StudentConfig, ViewsConfig, plain
 from pipeline.distillation.fingerprint import fingerprint, provenance
 from pipeline.distillation.logit_store import LogitStore
@@ -20,12 +22,29 @@ from pipeline.training.checkpoint import save_checkpoint
 from pipeline.training.classification import (
     build_dark,
     dark_record,
+    first_ones_folder,
     train_classifier,
     weights_files,
     write_curve,
     write_timings,
 )
-from pipeline.training.work_folder import cache_policy, work_folder, work_root
+from pipeline.training.distributed import Ranks, joined
+from pipeline.training.precision import check_precision
+from pipeline.training.work_folder import cache_policy, work_root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """What a student learns from beside the labels: which views it sees, and the teacher's logits of them."""
+
+    view_of: Callable[[Clip, int], View]
+    """(training clip, epoch) -> view."""
+    logits_of: Callable[[Batch, int], Tensor]
+    """(batch, epoch) -> the teacher's logits, float32 (B, K), on any device."""
+    check: PixelCheck | None = None
+    """Of the stored views' pixels."""
+    described: Mapping[str, object] = field(default_factory=dict)
+    """What the student's record says of them."""
 
 
 def run(
@@ -47,30 +66,115 @@ def run(
 ) -> None:
     """Write the student's checkpoint. The teacher's weights are never opened.
 
+    Where this process is one of several, all train one network, and the first one writes.
+
     Raises:
-        ValueError: the store is damaged, or of another teacher, class list, view setting or set of clips.
+        ValueError: the store is damaged, or of another teacher, class list, view setting, precision or set of clips;
+            the machine computes wrongly in this precision; or as in `train_classifier`.
     """
     clips = read_clips(clip_index)
-    train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
-    rule = view_rule(plain(views))
+    train, names, rule = of_subset(clips, "train"), class_names_in(clips), view_rule(plain(views))
     store = open_store(
-        logit_store, teacher_card, train, names, rule, views, num_views=num_views, split_sha256=sha256_of(clip_index)
+        logit_store,
+        teacher_card,
+        train,
+        names,
+        rule,
+        views,
+        num_views=num_views,
+        precision=compute.precision,
+        split_sha256=sha256_of(clip_index),
     )
-    settings = {"student": plain(config), "views": plain(views), "num_views": num_views, "device": str(device)}
-    inputs = [clip_index, statistics, logit_store, *weights_files(config.weights)]
+    check = PixelCheck(
+        store=store, videos=videos, colour_range=views.colour_range, strict=config.pixel_check == "strict"
+    )
+    replayed = views.mode != "independent"
 
-    def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
-        return student_loss(
-            logits,
-            batch.labels,
-            stored_logits(store, train, batch.indices, epoch).to(logits.device, non_blocking=True),
-            temperature=config.temperature,
-            weight=kd_weight_at(epoch, config.kd_weight, config.kd_decay),
-            scale_by_temperature_squared=config.scale_by_temperature_squared,
+    def logits_of(batch: Batch, epoch: int) -> Tensor:
+        return stored_logits(store, train, batch.indices, epoch)
+
+    def lessons(source: FrameSource) -> Lessons:
+        check_views(check, train[: config.batch_size], source, size=rule.size)
+        drawn = DrawnViews(rule=rule, mode=views.mode, num_views=None)
+        return Lessons(
+            view_of=StoredViews(store=store) if replayed else drawn,
+            logits_of=logits_of,
+            check=check if replayed else None,
         )
 
-    with work_folder("student", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work:
-        model = build_dark(plain(config), statistics, num_classes=len(names), num_frames=rule.frames)
+    with joined(device) as ranks:
+        train_student(
+            clips,
+            videos,
+            statistics,
+            checkpoint,
+            curve,
+            timings,
+            lessons=lessons,
+            inputs=[clip_index, statistics, logit_store],
+            config=config,
+            num_views=num_views,
+            views=views,
+            compute=compute,
+            device=device,
+            ranks=ranks,
+            fresh=fresh,
+        )
+
+
+def train_student(
+    clips: Sequence[Clip],
+    videos: Path,
+    statistics: Path,
+    checkpoint: Path,
+    curve: Path,
+    timings: Path,
+    *,
+    lessons: Callable[[FrameSource], Lessons],
+    inputs: Sequence[Path],
+    config: StudentConfig,
+    num_views: int,
+    views: ViewsConfig,
+    compute: ComputeConfig,
+    device: torch.device,
+    ranks: Ranks,
+    fresh: bool,
+    stage: str = "student",
+    module: str | None = None,
+) -> None:
+    """Train a student, wherever its teacher's logits come from, and write checkpoint, curve and timings.
+
+    Args:
+        clips: of the run.
+        videos: root that clip ids are relative to.
+        statistics: of the dark training frames.
+        checkpoint: to write.
+        curve: to write.
+        timings: to write.
+        lessons: given the source of dark frames.
+        inputs: files that the result depends on, but for pretrained weights.
+        config: the section of params.yaml.
+        num_views: V.
+        views: the section of params.yaml.
+        compute: the machine.
+        device: where to train.
+        ranks: the processes that train together.
+        fresh: start anew.
+        stage: names work folder and messages.
+        module: whose code this is; None for the stage's own.
+    """
+    train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
+    rule = view_rule(plain(views))
+    settings = {"student": plain(config), "views": plain(views), "num_views": num_views, "device": str(device)}
+    settings["precision"] = compute.precision
+    inputs = [*inputs, *weights_files(config.weights)]
+    with first_ones_folder(
+        ranks, stage, out=checkpoint, settings=settings, inputs=inputs, fresh=fresh, module=module
+    ) as work:
+        check_precision(device, compute.precision)
+        model = build_dark(
+            plain(config), statistics, num_classes=len(names), num_frames=rule.frames, precision=compute.precision
+        )
         source = open_dark_frames(
             train + holdout,
             videos,
@@ -78,27 +182,39 @@ def run(
             colour_range=views.colour_range,
             cache=cache_policy(work_root(checkpoint), mode=compute.cache, cache_gb=compute.cache_gb),
         )
-        replayed = views.mode != "independent"
-        check = PixelCheck(
-            store=store, videos=videos, colour_range=views.colour_range, strict=config.pixel_check == "strict"
-        )
-        check_views(check, train[: config.batch_size], source, size=rule.size)
+        learnt = lessons(source)
+
+        def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
+            return student_loss(
+                logits,
+                batch.labels,
+                learnt.logits_of(batch, epoch).to(logits.device, non_blocking=True),
+                temperature=config.temperature,
+                weight=kd_weight_at(epoch, config.kd_weight, config.kd_decay),
+                scale_by_temperature_squared=config.scale_by_temperature_squared,
+            )
+
         trained = train_classifier(
             model.recogniser,
             train=train,
             holdout=holdout,
             source=source,
             rule=rule,
-            view_of=StoredViews(store=store) if replayed else DrawnViews(rule=rule, mode=views.mode, num_views=None),
-            check=check if replayed else None,
+            view_of=learnt.view_of,
+            check=learnt.check,
             loss_of=loss_of,
             settings=plain(config),
             workers=compute.workers,
             device=device,
             work=work,
-            title="student",
+            title=stage,
+            ranks=ranks,
+            checkpointed=compute.checkpoint_activations,
         )
+        if not ranks.first:
+            return
         described = plain(config) | {"mode": views.mode, "num_views": num_views, "train_clips": len(train)}
+        described |= {"precision": compute.precision, **learnt.described}
         record = dark_record("student", names, model, rule, views.colour_range, described, trained)
         write_curve(curve, trained.curve)
         write_timings(timings, trained)
@@ -114,6 +230,7 @@ def open_store(
     views: ViewsConfig,
     *,
     num_views: int,
+    precision: str,
     split_sha256: str,
 ) -> LogitStore:
     """Open the store and refuse it unless it is this teacher's, of these views and of these clips."""
@@ -133,6 +250,7 @@ def open_store(
             mode=views.mode,
             colour_range=views.colour_range,
             enhancer_on=enhancer_on,
+            precision=precision,
         )
     )
     store.require_clips([clip.id for clip in train], [clip.sha256 for clip in train])

@@ -23,6 +23,7 @@ from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_work
 from pipeline.models.recogniser import Recogniser, Statistics
 from pipeline.training.checkpoint import Preprocessing, Record, file_card, load_checkpoint, save_checkpoint
 from pipeline.training.classification import (
+    first_ones_folder,
     new_classifier,
     normalization,
     read_statistics,
@@ -31,7 +32,9 @@ from pipeline.training.classification import (
     write_curve,
     write_timings,
 )
-from pipeline.training.work_folder import cache_policy, work_folder, work_root
+from pipeline.training.distributed import joined
+from pipeline.training.precision import check_precision
+from pipeline.training.work_folder import cache_policy, work_root
 
 
 def run(
@@ -53,17 +56,24 @@ def run(
 ) -> None:
     """Write the teacher's checkpoint with the enhancer inside, and the card by which its logits are known.
 
+    Where this process is one of several, all train one network, and the first one writes.
+
     Raises:
-        ValueError: the frames are enhanced before the crop, where the model has to see them dark as well.
+        ValueError: the frames are enhanced before the crop, where the model has to see them dark as well; the machine
+            computes wrongly in this precision; or as in `train_classifier`.
     """
     enhancer_on = _where_enhanced(config, enhancer_on)
     clips = read_clips(clip_index)
     train, holdout, names = of_subset(clips, "train"), of_subset(clips, "holdout"), class_names_in(clips)
     rule = view_rule(plain(views))
     settings = {"teacher": plain(config), "on": enhancer_on, "rule": rule, "range": views.colour_range}
-    settings["device"] = str(device)
+    settings |= {"device": str(device), "precision": compute.precision}
     inputs = [clip_index, statistics, enhancer_checkpoint, *weights_files(config.weights)]
-    with work_folder("teacher", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work:
+    with (
+        joined(device) as ranks,
+        first_ones_folder(ranks, "teacher", out=checkpoint, settings=settings, inputs=inputs, fresh=fresh) as work,
+    ):
+        check_precision(device, compute.precision)
         light = _load_light(enhancer_checkpoint, statistics, config, device=device)
         streams = 2 if config.input == "both" else 1
         classifier, arguments, origin = new_classifier(
@@ -76,13 +86,16 @@ def run(
             enhancer=light.enhancer if enhancer_on == "view" else None,
             train_enhancer=config.unfreeze_enhancer,
             dark_stream=light.dark if streams == 2 else None,
+            precision=compute.precision,
         )
 
         def loss_of(logits: Tensor, batch: Batch, epoch: int) -> Tensor:
             return cross_entropy(logits, batch.labels)
 
+        read = train + holdout
+        begin = len(read) * ranks.rank // ranks.size  # each begins elsewhere and finds what the others have enhanced
         source = open_teacher_frames(
-            train + holdout,
+            read[begin:] + read[:begin],
             videos,
             light.enhancer,
             enhancer_on=enhancer_on,
@@ -105,14 +118,18 @@ def run(
             device=device,
             work=work,
             title="teacher",
+            ranks=ranks,
+            checkpointed=compute.checkpoint_activations,
         )
+        if not ranks.first:
+            return
         recogniser.load_state_dict(trained.weights)
         record = Record(
             kind="teacher",
             class_names=names,
             model=arguments,
             preprocessing=_preprocessing(light, rule, views.colour_range, enhancer_on=enhancer_on, seen=config.input),
-            settings=plain(config) | {"weights": origin, "enhancer": light.settings},
+            settings=plain(config) | {"weights": origin, "enhancer": light.settings, "precision": compute.precision},
             metrics=trained.curve[trained.epoch],
         )
         write_curve(curve, trained.curve)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -10,17 +11,16 @@ import torch
 from micro import CPU, RESULTS, Run
 
 from pipeline.clips.clip_index import clips_to_text, of_subset, read_clips
-from pipeline.clips.dataset import Batches, DecodedFrames, DrawnViews, ViewDataset
+from pipeline.clips.dataset import DecodedFrames, DrawnViews
 from pipeline.clips.views import apply_view, evaluation_views, view_rule
 from pipeline.config import plain
 from pipeline.distillation.logit_store import LogitStore
-from pipeline.distillation.losses import student_loss
-from pipeline.distillation.replay import StoredViews, stored_logits
-from pipeline.enhancers.enhanced_frames import EnhancedFrames
+from pipeline.distillation.replay import StoredViews
 from pipeline.enhancers.gamma import Gamma
 from pipeline.inference.loading import load_recogniser
 from pipeline.presets import ARID_CLASSES
 from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.precision import check_precision
 from stages.logits import believable_top1
 
 
@@ -89,47 +89,6 @@ def test_the_student_trains_without_the_teachers_weights(done, tmp_path):
         run[name].unlink()
     run.student()
     assert run.hashes(["student.safetensors"]) == done.hashes(["student.safetensors"])
-
-
-@pytest.mark.parametrize("enhancer_on", ["frame", "view"])
-def test_cached_logits_give_the_live_teachers_loss_and_gradients(done, tmp_path, small_configs, enhancer_on):
-    run = done.copy(tmp_path / "copy", small_configs(enhancer={"on": enhancer_on}))
-    if enhancer_on == "view":
-        run.teacher()
-        run.logits()
-    train = of_subset(read_clips(run["clips.csv"]), "train")
-    store = LogitStore.open(run["logits.h5"])
-    teacher = load_recogniser(run["teacher.safetensors"], device=CPU)
-    student = load_recogniser(run["student.safetensors"], device=CPU).recogniser
-    rule = teacher.preprocessing.view_rule
-    decoded = DecodedFrames(videos=run.videos, frame_size=rule.frame_size, colour_range="auto")
-    enhanced = EnhancedFrames(decoded, teacher.enhancer, CPU) if enhancer_on == "frame" else decoded
-
-    def batches(source, views):
-        dataset = ViewDataset(train, source=source, view_of=views, size=rule.size)
-        return Batches(dataset, batch_size=5, seed=7, workers=0).of_epoch(3)
-
-    def step(batch, targets):
-        torch.manual_seed(0)
-        student.train().zero_grad()
-        loss = student_loss(student(batch.pixels), batch.labels, targets, temperature=5.0, weight=1.5)
-        loss.backward()
-        return loss.item(), torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
-
-    dark = next(batches(decoded, StoredViews(store=store)))
-    bright = next(batches(enhanced, DrawnViews(rule=rule, mode="consistent", num_views=store.num_views)))
-    assert torch.equal(dark.indices, bright.indices)
-    with torch.no_grad():
-        live = teacher.recogniser(bright.pixels)
-    live_loss, live_gradient = step(dark, live)
-    loss, gradient = step(dark, stored_logits(store, train, dark.indices, 3))
-    # The stored rows went through the teacher in other batches: the last bits of float32 differ.
-    assert loss == pytest.approx(live_loss, abs=1e-5)
-    assert torch.allclose(gradient, live_gradient, atol=1e-5)
-    shifted = stored_logits(store, train, (dark.indices + 1) % len(train), 3)
-    wrong_loss, wrong_gradient = step(dark, shifted)
-    assert abs(wrong_loss - live_loss) > 1e-5
-    assert not torch.allclose(wrong_gradient, live_gradient, atol=1e-5)
 
 
 def test_the_student_refuses_the_store_of_another_teacher(done, tmp_path):
@@ -249,8 +208,8 @@ def test_a_teacher_of_dark_input_is_the_baseline(done, tmp_path, small_configs):
     """The control without light: with a view for every epoch in the store, nothing is left that differs."""
     run = done.copy(tmp_path / "run", small_configs(teacher={"input": "dark"}))
     run.teacher()
-    teacher = load_recogniser(run["teacher.safetensors"], device=CPU)
-    baseline = load_recogniser(run["baseline.safetensors"], device=CPU)
+    teacher = load_recogniser(run["teacher.safetensors"], device=CPU, training_form=True)
+    baseline = load_recogniser(run["baseline.safetensors"], device=CPU, training_form=True)
     assert teacher.enhancer is None
     assert teacher.preprocessing.mean == baseline.preprocessing.mean
     for name, tensor in baseline.recogniser.state_dict().items():
@@ -398,6 +357,50 @@ def test_the_work_of_other_settings_is_not_resumed(done, tmp_path, small_configs
     fresh = done.copy(tmp_path / "fresh", run.configs)
     fresh.baseline()
     assert first == fresh.hashes(["baseline.safetensors"]) != done.hashes(["baseline.safetensors"])
+
+
+def test_parts_and_checkpointed_activations_reach_every_training(done, tmp_path, small_configs):
+    parts = {section: {"micro_batches": 2} for section in ("teacher", "student")}
+    cut = done.copy(tmp_path / "cut", small_configs(**parts))
+    kept = done.copy(tmp_path / "kept", small_configs(**parts, compute={"checkpoint_activations": True}))
+    for stage in ("baseline", "teacher"):
+        getattr(cut, stage)()
+        getattr(kept, stage)()
+        # Weights, running statistics and record: nothing is told of the memory that was saved.
+        assert cut.hashes([f"{stage}.safetensors"]) == kept.hashes([f"{stage}.safetensors"])
+        assert cut.hashes([f"{stage}.safetensors"]) != done.hashes([f"{stage}.safetensors"])
+
+
+def test_a_run_in_bf16_says_so_everywhere_and_takes_no_store_of_fp32(done, tmp_path, small_configs):
+    try:
+        check_precision(CPU, "bf16")
+    except ValueError as error:
+        pytest.skip(f"this machine cannot do it: {error}")
+    run = done.copy(tmp_path / "run", small_configs(compute={"precision": "bf16"}))
+    with pytest.raises(ValueError, match=r"precision.*(float32.*bfloat16|bfloat16.*float32)"):
+        run.student()
+    for stage in ("teacher", "logits", "student", "baseline", "evaluate"):
+        getattr(run, stage)()
+    assert LogitStore.open(run["logits.h5"]).fingerprint["precision"] == "bfloat16"
+    for kind in ("teacher", "student", "baseline"):
+        assert load_checkpoint(run[f"{kind}.safetensors"])[1].settings["precision"] == "bf16"
+        assert all(tensor.dtype != torch.bfloat16 for tensor in weights(run[f"{kind}.safetensors"]).values())
+        assert run.hashes([f"{kind}.safetensors"]) != done.hashes([f"{kind}.safetensors"])
+    assert json.loads(run["details.json"].read_text())["protocol"]["precision"] == "bf16"
+    assert json.loads(done["details.json"].read_text())["protocol"]["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("stage", ["teacher", "logits", "student", "baseline", "evaluate"])
+def test_a_machine_that_computes_wrongly_is_refused_by_every_stage(done, tmp_path, monkeypatch, stage):
+    def refuse(device, precision):
+        raise ValueError(f"{device} computes wrongly in {precision}")
+
+    monkeypatch.setattr(sys.modules[f"stages.{stage}"], "check_precision", refuse)
+    run = done.copy(tmp_path / "run")
+    before = run.hashes()
+    with pytest.raises(ValueError, match="cpu computes wrongly in fp32"):
+        getattr(run, stage)()
+    assert run.hashes() == before
 
 
 def test_work_can_lie_elsewhere(done, tmp_path, monkeypatch):

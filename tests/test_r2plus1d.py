@@ -1,5 +1,8 @@
 """The R(2+1)D trunks against torchvision, plain 3D convolutions and the published counts."""
 
+import copy
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -80,6 +83,23 @@ def test_2d_form_of_a_convolution_equals_the_3d_one_in_outputs_and_gradients(con
         assert ours.shape == plain.shape
         # weight gradients sum some hundred products of unit size
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("frames", [5, 16])
+def test_gradients_of_a_training_step_are_those_of_plain_3d_convolutions(frames):
+    ours = r2plus1d_tiny().double()
+    plain = copy.deepcopy(ours)
+    for module in plain.modules():
+        if isinstance(module, nn.Conv3d):
+            module.forward = functools.partial(nn.Conv3d.forward, module)
+    x = torch.randn(2, 3, frames, 24, 24, dtype=torch.float64)
+    upstream = torch.randn(1, dtype=torch.float64)
+    for trunk in (ours, plain):
+        (trunk(x).square().mean() * upstream).backward()
+    for (name, weight), twin in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert weight.grad.any(), name
+        # float64 rounds at 1e-16, and sums of some thousands of products come one behind another
+        torch.testing.assert_close(weight.grad, twin.grad, rtol=1e-10, atol=1e-10 * twin.grad.abs().max().item())
 
 
 @pytest.mark.parametrize(

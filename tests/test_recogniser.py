@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models import video
 
 from pipeline.enhancers.zero_dce import ZeroDCE
+from pipeline.models.classifier import build_classifier
 from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.4, 0.2)
@@ -99,3 +100,83 @@ def test_a_frozen_enhancer_gets_no_gradient(pixels):
     model = Recogniser(nn.Sequential(nn.Flatten(), nn.Linear(3 * 5 * 4 * 6, 2)), mean=MEAN, std=STD, enhancer=enhancer)
     model(pixels).sum().backward()
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in enhancer.parameters())
+
+
+def of_precision(precision, **more):
+    classifier = build_classifier("r2plus1d_tiny", num_classes=5, num_frames=8, head_dropout=0.0, seed=0)
+    return Recogniser(classifier, mean=MEAN, std=STD, precision=precision, **more)
+
+
+@pytest.fixture
+def clip():
+    return torch.randint(0, 60, (2, 8, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_bfloat16_gives_float32_logits_near_those_of_float32(clip):
+    with torch.no_grad():
+        exact, rounded = of_precision("fp32").eval()(clip), of_precision("bf16").eval()(clip)
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    # 2**-9 a rounding, some tens of them one behind another
+    assert (rounded - exact).abs().max() <= 0.05 * exact.abs().max()
+
+
+def test_bfloat16_trains_float32_weights_in_about_the_same_direction(clip):
+    """Rounding the weights themselves to 8 bits turns the gradient as far: ReLUs and small batches amplify both."""
+
+    def gradient(precision, rounded=False):
+        torch.manual_seed(0)  # the head's dropout
+        model = of_precision(precision).train()
+        if rounded:
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.copy_(weight.bfloat16())
+        torch.nn.functional.cross_entropy(model(clip), torch.tensor([0, 3])).backward()
+        assert {weight.grad.dtype for weight in model.parameters()} == {torch.float32}
+        return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+    exact = gradient("fp32")
+    bf16, rounded = (
+        1 - torch.cosine_similarity(other, exact, dim=0) for other in (gradient("bf16"), gradient("fp32", rounded=True))
+    )
+    assert rounded > 0
+    assert bf16 < 4 * rounded  # inputs, outputs and what flows back are rounded beside the weights
+
+
+def test_bfloat16_keeps_the_small_signal_of_dark_clips():
+    """What comes out of the first normalisation is that of float32: before it, black is a constant that hides much."""
+    dark = torch.randint(0, 12, (2, 8, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    seen = {}
+    for name in ("fp32", "bf16"):
+        model = of_precision(name).train()
+        model.classifier.trunk.stem[1].register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.detach().clone()})
+        )
+        model(dark)
+    assert torch.equal(seen["fp32"], seen["bf16"])
+
+
+def test_colours_are_scaled_in_float32_also_for_bfloat16(pixels):
+    keep = Keep()
+    bright = Brighten()
+    Recogniser(keep, mean=MEAN, std=STD, precision="bf16", enhancer=bright, dark_stream=DARK)(pixels)
+    torch.testing.assert_close(keep.streams[0].double(), by_hand(pixels, *DARK), rtol=0, atol=1e-5)
+    torch.testing.assert_close(keep.streams[1].double(), by_hand(pixels, MEAN, STD, gain=2.0), rtol=0, atol=1e-5)
+
+
+def test_bfloat16_moves_enhanced_frames_by_less_than_a_code():
+    enhancer, keep = ZeroDCE(seed=0), {name: Keep() for name in ("fp32", "bf16")}
+    with torch.no_grad():
+        for weight in enhancer.parameters():
+            weight.mul_(4)  # curves about as strong as those of the published weights
+        dark = torch.randint(0, 40, (1, 2, 24, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        for name, seen in keep.items():
+            Recogniser(seen, mean=(0.0,) * 3, std=(1.0,) * 3, enhancer=enhancer, precision=name)(dark)
+    fp32, bf16 = (seen.streams[0] * 255 for seen in keep.values())
+    assert (fp32 - dark.permute(0, 4, 1, 2, 3)).abs().max() > 5
+    assert 0 < (bf16 - fp32).abs().max() < 1
+
+
+def test_unknown_precisions_are_refused():
+    with pytest.raises(ValueError, match="precision: found 'half', wanted one of fp32, bf16"):
+        Recogniser(Keep(), mean=MEAN, std=STD, precision="half")

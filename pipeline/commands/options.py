@@ -53,3 +53,42 @@ def machine(params: Path) -> dict[str, Any]:
 
     compute = read_section(params, ComputeConfig)
     return {"compute": compute, "device": set_up_machine(compute.device, compute.threads)}
+
+
+def in_several_processes(device: Any, *, micro_batches: int | None = None) -> bool:
+    """Run this subcommand in $DLKDD_PROCESSES processes and wait for them; False where this one has to do the work.
+
+    Args:
+        device: what `machine` chose.
+        micro_batches: parts of a batch, of which each process takes as many; None where no batch is shared.
+
+    Raises:
+        ValueError: no such number of processes can share the work.
+        ChildProcessError: one of them failed.
+    """
+    # Imported here, so that help texts need no torch.
+    from pipeline.training.distributed import launch, processes_to_start
+
+    processes = processes_to_start()
+    if processes == 1:
+        return False
+    context = click.get_current_context()
+    name = context.info_name or ""
+    if micro_batches is not None:
+        from pipeline.training.parts import check_parts
+
+        check_parts(name, micro_batches=micro_batches, processes=processes)
+    launch([name, *_as_given(context)], processes=processes, device=device)
+    return True
+
+
+def _as_given(context: click.Context) -> list[str]:
+    """The options of the running subcommand, as they would be typed."""
+    options: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(value, bool):
+            options += [parameter.opts[0]] * value
+        elif value is not None:
+            options += [parameter.opts[0], str(value)]
+    return options

@@ -1,4 +1,4 @@
-"""One subcommand a stage of dvc.yaml."""
+"""One subcommand a stage of dvc.yaml, and `live`, which trains as the stage student does."""
 
 import dataclasses
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from pipeline import config as sections
+from pipeline.commands.live import live
 from pipeline.commands.options import (
     checkpoint_option,
     clips_option,
     curve_option,
+    in_several_processes,
     machine,
     params_option,
     required_path,
@@ -127,7 +129,14 @@ def teacher(
     params: Path,
     fresh: bool,
 ) -> None:
-    """Train the teacher on enhanced views, or what it is compared with (teacher.input)."""
+    """Train the teacher on enhanced views, or what it is compared with (teacher.input).
+
+    $DLKDD_PROCESSES processes train one network, each on a GPU of its own where compute.device is a GPU.
+    """
+    computer, config = machine(params), read_section(params, sections.TeacherConfig)
+    if in_several_processes(computer["device"], micro_batches=config.micro_batches):
+        return
+    # A launcher does without the stage's imports.
     from stages import teacher as stage
 
     stage.run(
@@ -139,10 +148,10 @@ def teacher(
         card,
         curve,
         timings,
-        config=read_section(params, sections.TeacherConfig),
+        config=config,
         enhancer_on=read_section(params, sections.EnhancerConfig).on,
         views=read_section(params, sections.ViewsConfig),
-        **machine(params),
+        **computer,
         fresh=fresh,
     )
 
@@ -159,19 +168,17 @@ def logits(clips: Path, videos: Path, teacher: Path, store: Path, dry_run: bool,
 
     $DLKDD_PROCESSES processes share the work, each on a GPU of its own where compute.device is a GPU.
     """
-    from pipeline.training.distributed import launch, processes_to_start
+    from pipeline.training.distributed import processes_to_start
 
-    processes, computer = processes_to_start(), machine(params)
-    if processes > 1 and not dry_run:
-        paths = {"--clips": clips, "--videos": videos, "--teacher": teacher, "--store": store, "--params": params}
-        options = [str(part) for pair in paths.items() for part in pair] + ["--fresh"] * fresh
-        launch(["logits", *options], processes=processes, device=computer["device"])
+    computer = machine(params)
+    if not dry_run and in_several_processes(computer["device"]):
         return
     # A launcher does without the stage's imports.
     from stages import logits as stage
 
     config, mode = read_section(params, sections.LogitsConfig), read_section(params, sections.ViewsConfig).mode
     if dry_run:
+        processes = processes_to_start()
         stage.dry_run(clips, videos, teacher, store, config=config, mode=mode, **computer, processes=processes)
     else:
         stage.run(clips, videos, teacher, store, config=config, mode=mode, **computer, fresh=fresh)
@@ -199,7 +206,13 @@ def student(
     params: Path,
     fresh: bool,
 ) -> None:
-    """Train the student on dark views, labels and stored logits."""
+    """Train the student on dark views, labels and stored logits.
+
+    $DLKDD_PROCESSES processes train one network, each on a GPU of its own where compute.device is a GPU.
+    """
+    computer, config = machine(params), read_section(params, sections.StudentConfig)
+    if in_several_processes(computer["device"], micro_batches=config.micro_batches):
+        return
     from stages import student as stage
 
     stage.run(
@@ -211,10 +224,10 @@ def student(
         checkpoint,
         curve,
         timings,
-        config=read_section(params, sections.StudentConfig),
+        config=config,
         num_views=read_section(params, sections.LogitsConfig).views,
         views=read_section(params, sections.ViewsConfig),
-        **machine(params),
+        **computer,
         fresh=fresh,
     )
 
@@ -237,7 +250,14 @@ def baseline(
     params: Path,
     fresh: bool,
 ) -> None:
-    """Train the student's classifier without soft targets."""
+    """Train the student's classifier without soft targets.
+
+    $DLKDD_PROCESSES processes train one network, each on a GPU of its own where compute.device is a GPU.
+    """
+    computer = machine(params)
+    config = read_section(params, sections.BaselineConfig, extra=sections.STUDENT_ONLY)
+    if in_several_processes(computer["device"], micro_batches=config.micro_batches):
+        return
     from stages import baseline as stage
 
     stage.run(
@@ -247,10 +267,10 @@ def baseline(
         checkpoint,
         curve,
         timings,
-        config=read_section(params, sections.BaselineConfig, extra=sections.STUDENT_ONLY),
+        config=config,
         num_views=read_section(params, sections.LogitsConfig).views,
         views=read_section(params, sections.ViewsConfig),
-        **machine(params),
+        **computer,
         fresh=fresh,
     )
 
@@ -294,4 +314,4 @@ def evaluate(
     )
 
 
-COMMANDS = (render, prepare, enhancer, teacher, logits, student, baseline, evaluate)
+COMMANDS = (render, prepare, enhancer, teacher, logits, student, baseline, evaluate, live)

@@ -12,6 +12,9 @@ from pipeline.version import VERSION
 
 Scalar = str | int | float | bool
 
+PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16"}
+"""What the teacher computed in -> what the store calls it."""
+
 
 def fingerprint(
     *,
@@ -21,13 +24,20 @@ def fingerprint(
     mode: str,
     colour_range: str,
     enhancer_on: str,
+    precision: str = "fp32",
 ) -> dict[str, Scalar]:
-    """Fields that must be equal in the store and at its reader."""
+    """Fields that must be equal in the store and at its reader.
+
+    Raises:
+        ValueError: the teacher's precision is none of `PRECISION_NAMES`.
+    """
+    if precision not in PRECISION_NAMES:
+        raise ValueError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISION_NAMES)}")
     return {
         "teacher_sha256": teacher_sha256,
         "class_names": json.dumps(list(class_names)),
         "enhancer_on": enhancer_on,
-        "precision": "float32",
+        "precision": PRECISION_NAMES[precision],
         **view_fields(rule, mode=mode, colour_range=colour_range),
     }
 

@@ -10,6 +10,7 @@ from pipeline.clips.views import PIXEL_PATH
 from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.zero_dce import load_official
 from pipeline.models.classifier import build_classifier
+from pipeline.models.inference_form import for_inference
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.checkpoint import Preprocessing, Record, load_checkpoint
 
@@ -27,11 +28,26 @@ class Loaded:
     record: Record
 
 
-def load_recogniser(path: Path, *, device: torch.device, kind: str | None = None) -> Loaded:
+def load_recogniser(
+    path: Path,
+    *,
+    device: torch.device,
+    kind: str | None = None,
+    precision: str = "fp32",
+    training_form: bool = False,
+) -> Loaded:
     """Rebuild a teacher, student or baseline from its checkpoint alone.
 
+    Args:
+        path: the checkpoint.
+        device: where it will run.
+        kind: teacher, student or baseline; None takes any.
+        precision: "fp32" or "bf16", of the classifier.
+        training_form: keep the layers under their names in the checkpoint and able to train; otherwise the classifier
+            is rewritten by `for_inference`, which is faster and gives the same logits up to rounding.
+
     Raises:
-        ValueError: missing, damaged, or another kind of checkpoint.
+        ValueError: missing, damaged, or another kind of checkpoint; or an unknown precision.
     """
     tensors, record = load_checkpoint(path, kind=kind)
     if record.preprocessing is None:
@@ -50,16 +66,17 @@ def load_recogniser(path: Path, *, device: torch.device, kind: str | None = None
     if preprocessing.dark_mean is not None and preprocessing.dark_std is not None:
         dark = (preprocessing.dark_mean, preprocessing.dark_std)
     recogniser = Recogniser(
-        classifier,
+        classifier if training_form else for_inference(classifier, precision=precision),
         mean=preprocessing.mean,
         std=preprocessing.std,
         enhancer=enhancer if preprocessing.enhancer_on == "view" else None,
         dark_stream=dark,
+        precision=precision,
     )
-    parts.to(device).eval()
-    return Loaded(
-        recogniser=recogniser.to(device).eval(), preprocessing=preprocessing, enhancer=enhancer, record=record
-    )
+    recogniser.to(device).eval()
+    if enhancer is not None:
+        enhancer.to(device).eval()
+    return Loaded(recogniser=recogniser, preprocessing=preprocessing, enhancer=enhancer, record=record)
 
 
 def open_enhancer(name: str, weights: Path | None, *, gamma: float = 1.8) -> nn.Module:

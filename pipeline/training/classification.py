@@ -1,8 +1,9 @@
 """What teacher, student and baseline have in common: build, train and describe a classifier of views."""
 
+import contextlib
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from pipeline.clips.files import replacing
 from pipeline.clips.views import View, ViewRule
 from pipeline.models.classifier import Classifier, build_classifier, load_weights
 from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
+from pipeline.training.activations import checkpoint_activations
 from pipeline.training.checkpoint import Preprocessing, Record
+from pipeline.training.distributed import Ranks
 from pipeline.training.loop import LossOf, Schedule, Trained, fit
+from pipeline.training.parts import Steps, check_parts
+from pipeline.training.work_folder import work_folder, work_key, work_root
 
 
 def new_classifier(
@@ -83,6 +88,8 @@ def train_classifier(
     device: torch.device,
     work: Path,
     title: str,
+    ranks: Ranks | None = None,
+    checkpointed: bool = False,
 ) -> Trained:
     """Train with AdamW from the last finished epoch on.
 
@@ -95,28 +102,44 @@ def train_classifier(
         view_of: (clip, epoch) -> view of a training clip.
         check: see ViewDataset.
         loss_of: see LossOf.
-        settings: epochs, batch_size, lr, weight_decay, schedule, warmup_epochs, select, seed.
+        settings: epochs, batch_size, micro_batches, lr, weight_decay, schedule, warmup_epochs, select, seed.
         workers: reading processes.
         device: where to train.
-        work: folder of the state of finished epochs.
+        work: folder of the state of finished epochs, of the first process.
         title: for messages.
+        ranks: the processes that train together; None for one.
+        checkpointed: keep less of the trunk's activations, and compute them again going back.
+
+    Raises:
+        ValueError: the number of processes does not divide the parts of a batch, or as in `fit`.
     """
+    ranks = ranks or Ranks()
+    check_parts(title, micro_batches=settings["micro_batches"], processes=ranks.size)
     recogniser.to(device)
+    if checkpointed:
+        checkpoint_activations(recogniser.classifier.get_submodule("trunk"))
     batch_size, seed = settings["batch_size"], settings["seed"]
     seen = ViewDataset(train, source=source, view_of=view_of, size=rule.size, check=check)
     held = ViewDataset(holdout, source=source, view_of=CentreViews(rule=rule), size=rule.size)
-    batches = Batches(seen, batch_size=batch_size, seed=seed, workers=workers)
+    steps = Steps(
+        seen,
+        batch_size=batch_size,
+        micro_batches=settings["micro_batches"],
+        seed=seed,
+        workers=workers,
+        ranks=ranks,
+    )
     weights = [weight for weight in recogniser.parameters() if weight.requires_grad]
     return fit(
         recogniser,
-        batches,
+        steps,
         loss_of,
         torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=settings["weight_decay"]),
         Schedule(
             lr=settings["lr"],
             shape=settings["schedule"],
-            warmup_steps=settings["warmup_epochs"] * len(batches),
-            total_steps=settings["epochs"] * len(batches),
+            warmup_steps=settings["warmup_epochs"] * len(steps),
+            total_steps=settings["epochs"] * len(steps),
         ),
         epochs=settings["epochs"],
         seed=seed,
@@ -125,7 +148,42 @@ def train_classifier(
         holdout=Batches(held, batch_size=batch_size, seed=None, workers=workers) if holdout else None,
         select=settings["select"],
         title=title,
+        ranks=ranks,
     )
+
+
+@contextlib.contextmanager
+def first_ones_folder(
+    ranks: Ranks,
+    stage: str,
+    *,
+    out: Path,
+    settings: Mapping[str, object],
+    inputs: Sequence[Path],
+    fresh: bool,
+    module: str | None = None,
+) -> Iterator[Path]:
+    """The work folder, held by the first of several processes; the others know its name and leave it alone.
+
+    See `work_folder`.
+
+    Raises:
+        ValueError: an input is missing, or on the machine of another process parameters, inputs, code or versions are
+            not those of the first one.
+    """
+    if ranks.first:
+        with work_folder(stage, out=out, settings=settings, inputs=inputs, fresh=fresh, module=module) as work:
+            ranks.from_first((work / "key").read_text(encoding="utf-8"))
+            yield work
+        return
+    found = work_key(stage, settings=settings, inputs=inputs, module=module)
+    wanted = ranks.from_first(found)
+    if found != wanted:
+        raise ValueError(
+            f"{stage}: process {ranks.rank} of {ranks.size} found parameters, input files, code or versions of hash "
+            f"{found[:12]}, wanted those of process 0, {wanted[:12]}; bring its machine to the same"
+        )
+    yield work_root(out) / stage
 
 
 def write_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
@@ -156,7 +214,9 @@ class DarkModel:
     std: tuple[float, ...]
 
 
-def build_dark(settings: Mapping[str, Any], statistics: Path, *, num_classes: int, num_frames: int) -> DarkModel:
+def build_dark(
+    settings: Mapping[str, Any], statistics: Path, *, num_classes: int, num_frames: int, precision: str = "fp32"
+) -> DarkModel:
     """Build the network of a student or baseline from the same section of params.yaml.
 
     Args:
@@ -164,10 +224,11 @@ def build_dark(settings: Mapping[str, Any], statistics: Path, *, num_classes: in
         statistics: prepare's figures of the dark training frames.
         num_classes: K.
         num_frames: T.
+        precision: see Recogniser.
     """
     mean, std = normalization(settings["normalization"], read_statistics(statistics))
     classifier, arguments, origin = new_classifier(settings, num_classes=num_classes, num_frames=num_frames)
-    recogniser = Recogniser(classifier, mean=mean, std=std)
+    recogniser = Recogniser(classifier, mean=mean, std=std, precision=precision)
     return DarkModel(recogniser=recogniser, arguments=arguments, origin=origin, mean=mean, std=std)
 
 

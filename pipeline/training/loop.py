@@ -16,9 +16,12 @@ from tqdm import tqdm
 
 from pipeline.clips.dataset import Batch, Batches
 from pipeline.training.checkpoint import load_state, save_state
+from pipeline.training.distributed import Ranks
+from pipeline.training.parts import Step, Steps
+from pipeline.training.together import Together
 
 LossOf = Callable[[Tensor, Batch, int], Tensor]
-"""(logits (B, K), batch, epoch) -> scalar loss."""
+"""(logits (B, K), batch, epoch) -> scalar loss, the mean over the B clips of a part of a step's batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,8 @@ class Trained:
 
 
 def train_one_epoch(
-    model: nn.Module,
-    batches: Iterable[Batch],
+    together: Together,
+    steps: Iterable[Step],
     loss_of: LossOf,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -71,34 +74,41 @@ def train_one_epoch(
     first_step: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """One pass over the training clips.
+    """One pass over the training clips; how a step's batch is cut and shared is told in `parts`.
 
     Returns:
-        Means over the clips: loss and top1 (in train mode, while the weights move), and the last lr.
+        Means over the clips of all processes: loss and top1 (in train mode, while the weights move); and the last lr.
     """
-    model.train()
+    together.model.train()
     loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
     count, lr = 0, 0.0
-    for step, host_batch in enumerate(batches, start=first_step):
-        batch = host_batch.to(device)
-        lr = schedule.at(step)
+    for number, step in enumerate(steps, start=first_step):
+        lr = schedule.at(number)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        logits = model(batch.pixels)
-        loss = loss_of(logits, batch, epoch)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with together.step(step):
+            for part in step.parts:
+                batch = part.batch.to(device)
+                if part.seed is not None:
+                    torch.manual_seed(part.seed)
+                with together.part(last=part is step.parts[-1]):
+                    logits = together(batch.pixels)
+                    loss = loss_of(logits, batch, epoch)
+                    (loss * together.weight(part.clips, step)).backward()  # type: ignore[no-untyped-call]
+                # Sums stay on the device: reading them each step would wait for the GPU.
+                loss_sum += loss.detach() * part.clips
+                if part.clips:
+                    hits += (logits.detach().argmax(dim=1) == batch.labels).sum()
+                count += part.clips
         optimizer.step()
-        # Sums stay on the device: reading them each step would wait for the GPU.
-        loss_sum += loss.detach() * len(batch.labels)
-        hits += (logits.detach().argmax(dim=1) == batch.labels).sum()
-        count += len(batch.labels)
-    return {"loss": float(loss_sum) / count, "top1": float(hits) / count, "lr": lr}
+    loss_total, hits_total, count_total = together.ranks.total(torch.stack([loss_sum, hits, hits.new_tensor(count)]))
+    return {"loss": float(loss_total) / float(count_total), "top1": float(hits_total) / float(count_total), "lr": lr}
 
 
 def fit(
     model: nn.Module,
-    batches: Batches,
+    steps: Steps,
     loss_of: LossOf,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -110,12 +120,15 @@ def fit(
     holdout: Batches | None,
     select: str,
     title: str,
+    ranks: Ranks,
 ) -> Trained:
     """Train from the last finished epoch on to the end, keeping the state of each finished epoch.
 
+    Of several processes the first one alone keeps the state, and measures the held-out clips.
+
     Args:
         model: pixels -> logits.
-        batches: the training clips.
+        steps: the training clips.
         loss_of: see LossOf.
         optimizer: holds the model's trainable weights.
         schedule: the learning rate.
@@ -126,43 +139,50 @@ def fit(
         holdout: held-out clips, measured after each epoch.
         select: last, or best on the held-out clips (the earliest of equals).
         title: for the progress bar.
+        ranks: the processes that train together.
 
     Raises:
         ValueError: the loss is not finite, or `best` is wanted without held-out clips.
+        ConnectionError: another process has ended.
     """
     if select == "best" and holdout is None:
         raise ValueError("select: best needs held-out scenes; set prepare.holdout to 1 or more, or select: last")
-    state = load_state(state_file) or {"curve": [], "seconds": 0.0, "peak_memory_bytes": 0, "best": None}
+    # Read by the first and sent to all: on other machines there is no such file.
+    kept = ranks.from_first(load_state(state_file) if ranks.first else None)
+    state = kept or {"curve": [], "seconds": 0.0, "peak_memory_bytes": 0, "best": None}
     if "model" in state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    for epoch in _remaining(len(state["curve"]), epochs, title):
+    together = Together(model, ranks)
+    for epoch in _remaining(len(state["curve"]), epochs, title, ranks):
         started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + epoch)
-        row = {"epoch": float(epoch)} | train_one_epoch(
-            model,
-            batches.of_epoch(epoch),
-            loss_of,
-            optimizer,
-            schedule,
-            epoch=epoch,
-            first_step=epoch * len(batches),
-            device=device,
-        )
+        with ranks.meeting():
+            row = {"epoch": float(epoch)} | train_one_epoch(
+                together,
+                steps.of_epoch(epoch),
+                loss_of,
+                optimizer,
+                schedule,
+                epoch=epoch,
+                first_step=epoch * len(steps),
+                device=device,
+            )
         if not math.isfinite(row["loss"]):
-            kept = (
+            left = (
                 f"the state before it is kept in {state_file} until the parameters change" if epoch else "none is kept"
             )
             raise ValueError(
-                f"{title}: the loss is {row['loss']} in epoch {epoch}, counted from 0; {kept}. Lower {title}.lr or "
+                f"{title}: the loss is {row['loss']} in epoch {epoch}, counted from 0; {left}. Lower {title}.lr or "
                 "raise warmup_epochs, and start again"
             )
         if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
             raise ValueError(f"{title}: weights are not finite after epoch {epoch}; lower the learning rate")
         if holdout is not None:
-            row["holdout_top1"] = top1(model, holdout, device=device)
+            row["holdout_top1"] = ranks.from_first(top1(model, holdout, device=device) if ranks.first else 0.0)
         _keep(state, row, model, optimizer, time.perf_counter() - started, device)
-        save_state(state_file, state)
+        if ranks.first:
+            save_state(state_file, state)
     chosen = state["best"] if select == "best" else {"model": state["model"], "epoch": epochs - 1}
     return Trained(
         curve=state["curve"],
@@ -200,10 +220,12 @@ def peak_memory_bytes(device: torch.device) -> int:
     return used if sys.platform == "darwin" else used * 1024  # kilobytes on Linux, bytes on macOS
 
 
-def _remaining(done: int, epochs: int, title: str) -> Iterator[int]:
+def _remaining(done: int, epochs: int, title: str, ranks: Ranks) -> Iterator[int]:
     if done:
         print(f"{title}: goes on after epoch {done} of {epochs}", flush=True)
-    yield from tqdm(range(done, epochs), desc=title, initial=done, total=epochs, unit="epoch", disable=None)
+    name = title if ranks.size == 1 else f"{title}, process 1 of {ranks.size}"
+    disable = None if ranks.first else True
+    yield from tqdm(range(done, epochs), desc=name, initial=done, total=epochs, unit="epoch", disable=disable)
 
 
 def _keep(

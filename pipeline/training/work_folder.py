@@ -39,18 +39,25 @@ def cache_policy(root: Path, *, mode: str, cache_gb: float) -> CachePolicy:
 
 @contextlib.contextmanager
 def work_folder(
-    stage: str, *, out: Path, settings: Mapping[str, object], inputs: Sequence[Path], fresh: bool = False
+    stage: str,
+    *,
+    out: Path,
+    settings: Mapping[str, object],
+    inputs: Sequence[Path],
+    fresh: bool = False,
+    module: str | None = None,
 ) -> Iterator[Path]:
     """Hold the stage's work folder, emptied where it belongs to other settings, inputs or code.
 
     Work folders of the run's other stages are removed, but for the rows of the logit store.
 
     Args:
-        stage: name of the stage and of its module.
+        stage: name of the stage.
         out: an out of the stage; names the run's folder.
         settings: every parameter that the result depends on.
         inputs: files that the result depends on.
         fresh: start anew.
+        module: whose code it is; None for the stage's own.
 
     Raises:
         ValueError: an input is missing.
@@ -60,7 +67,7 @@ def work_folder(
     folder = root / stage
     with _locked(root / f"{stage}.lock"):
         _remove_others(root, keep=stage)
-        key = work_key(stage, settings=settings, inputs=inputs)
+        key = work_key(stage, settings=settings, inputs=inputs, module=module)
         key_file = folder / "key"
         if fresh or not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +78,7 @@ def work_folder(
         yield folder
 
 
-def work_key(stage: str, *, settings: Mapping[str, object], inputs: Sequence[Path]) -> str:
+def work_key(stage: str, *, settings: Mapping[str, object], inputs: Sequence[Path], module: str | None = None) -> str:
     """A hash of everything that a stage's result depends on: settings, inputs, code and versions."""
     for path in inputs:
         if not path.is_file():
@@ -79,7 +86,7 @@ def work_key(stage: str, *, settings: Mapping[str, object], inputs: Sequence[Pat
     parts = {
         "settings": dict(settings),
         "inputs": [sha256_of(path) for path in inputs],
-        "code": [sha256_of(path) for path in source_files(f"stages.{stage}")],
+        "code": [sha256_of(path) for path in source_files(module or f"stages.{stage}")],
         "versions": [torch.__version__, np.__version__, av_version(), sys.version],
         "threads": torch.get_num_threads(),
     }
