@@ -6,7 +6,9 @@ import zlib
 import numpy as np
 import pytest
 
-from pipeline.clips.video import decode, probe, write_video
+from pipeline.clips import video
+from pipeline.clips.needed_frames import DECODE, SKIP_ALL, SKIP_UNREFERENCED, is_idr, plan_packets
+from pipeline.clips.video import FrameConverter, decode, probe, write_video
 
 
 def test_lossless_video_round_trips_and_indices_choose_frames(tmp_path, make_video):
@@ -89,6 +91,107 @@ def test_luma_is_ffmpegs_exactly_and_colour_within_four_codes(tmp_path):
     assert np.abs(decode(path).astype(int) - colours).max() <= 4
 
 
+SIZES = [(48, 64), (42, 64), (30, 40), (48, 30), (31, 41), (49, 64), (64, 80), (96, 128)]
+
+
+@pytest.mark.parametrize("name", sorted(video.PLANAR))
+@pytest.mark.parametrize("colour_range", ["auto", "limited", "full"])
+def test_planes_hold_the_codes_of_packed_pixels(name, colour_range, monkeypatch):
+    """For every source that takes the quick way, scaled down, not at all and up."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    frame = video.av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=name)
+    planar = [FrameConverter(size=size, colour_range=colour_range)(frame) for size in SIZES]
+    monkeypatch.setattr(video, "PLANAR", frozenset())
+    packed = [FrameConverter(size=size, colour_range=colour_range)(frame) for size in SIZES]
+    for size, one, other in zip(SIZES, planar, packed, strict=True):
+        assert np.array_equal(one, other), size
+
+
+def test_a_crop_is_cut_from_the_scaled_and_turned_frame(tmp_path, make_video):
+    path, turned = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    make_video(path, lossless=False)
+    ffmpeg("-i", path, "-c", "copy", "-metadata:s:v", "rotate=90", turned)
+    for each, size in ((path, (18, 20)), (turned, (20, 18)), (turned, None)):
+        whole = decode(each, size=size)
+        assert np.array_equal(decode(each, size=size, crop=(3, 5, 9, 11)), whole[:, 3:12, 5:16])
+
+
+MOVING = "-f lavfi -i testsrc2=duration=1.5:rate=30:size=96x64 -pix_fmt yuv420p"
+CODED = {
+    "short groups": "-c:v libx264 -g 7",
+    "open groups": "-c:v libx264 -g 7 -x264-params open-gop=1:b-pyramid=strict:bframes=5",
+    "no key frame but the first": "-c:v libx264 -x264-params intra-refresh=1:keyint=8",
+    "fields": "-c:v libx264 -g 9 -x264-params interlaced=1:bff=1",
+    "many in between": "-c:v libx264 -g 15 -x264-params bframes=8:b-adapt=0:weightp=2:ref=8",
+    "one after another": "-c:v libx264 -bf 0 -refs 1 -g 300",
+    "10 bits": "-c:v libx264 -pix_fmt yuv420p10le -g 10",
+    "full range": "-c:v libx264 -g 7 -vf scale=out_range=full -color_range pc",
+    "uneven times": "-vf select='mod(n\\,5)' -vsync vfr -c:v libx264 -g 10",
+    "Xvid": "-c:v libxvid -bf 2 -g 12",
+    "MPEG-4": "-c:v mpeg4 -bf 2 -g 12",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(CODED))
+def test_skipping_frames_changes_no_pixel(tmp_path, kind):
+    path = tmp_path / "a.mp4"
+    ffmpeg(*MOVING.split(), *CODED[kind].split(), path)
+    whole = decode(path, size=(32, 48))
+    count = len(whole)
+    rng = np.random.default_rng(0)
+    middle = range(count // 2, count // 2 + 6)
+    chosen = [middle, range(1, count, 3), [count - 1], [0], [9, 2, 2, 9], rng.integers(0, count, 8).tolist()]
+    for indices in chosen:
+        found = decode(path, indices=list(indices), size=(32, 48), num_frames=count)
+        assert np.array_equal(found, whole[list(indices)]), list(indices)
+
+
+@pytest.mark.parametrize("told", [44, 46])
+def test_a_wrong_count_of_frames_costs_time_and_changes_no_pixel(tmp_path, told):
+    path = tmp_path / "a.mp4"
+    ffmpeg(*MOVING.split(), *CODED["short groups"].split(), path)
+    whole = decode(path)
+    assert len(whole) == 45
+    assert np.array_equal(decode(path, indices=[40, 3], num_frames=told), whole[[40, 3]])
+    with pytest.raises(ValueError, match="frame 45 is wanted, but only 1 of 2"):
+        decode(path, indices=[3, 45], num_frames=told)
+
+
+def test_only_needed_packets_are_decoded():
+    # Coded: I0 P4 b2 (referred to) b1 b3, then a new start I5 P9 b7 b6 b8.
+    times = [0, 40, 20, 10, 30, 50, 90, 70, 60, 80]
+    starts = [True] + [False] * 4 + [True] + [False] * 4
+
+    def modes(*wanted):
+        return list(plan_packets(times, starts, wanted).modes)
+
+    assert modes(0) == [DECODE]
+    assert modes(3) == [SKIP_UNREFERENCED] * 4 + [DECODE]
+    assert modes(5) == [SKIP_ALL] * 5 + [DECODE]
+    assert modes(6, 9) == [SKIP_ALL] * 5 + [SKIP_UNREFERENCED, DECODE, SKIP_UNREFERENCED, DECODE]
+    assert modes(4, 5) == [SKIP_UNREFERENCED, DECODE] + [SKIP_UNREFERENCED] * 3 + [DECODE]
+    assert plan_packets(times, starts, [6, 9]).index_of == {60: 6, 90: 9}
+    assert plan_packets(times, starts, [10]) is None
+    assert plan_packets([0, 10, 10], [True, False, False], [1]) is None
+
+
+def test_a_start_after_which_an_earlier_picture_is_shown_is_none_for_that_picture():
+    # An open group: the picture at 25 comes after the I picture at 30 and refers to the one before it.
+    times, starts = [0, 10, 30, 25, 40], [True, False, True, False, False]
+    assert plan_packets(times, starts, [2]).modes[:3] == (SKIP_UNREFERENCED,) * 3
+    assert plan_packets(times, starts, [3]).modes == (SKIP_ALL, SKIP_ALL, DECODE)
+
+
+def test_a_recovery_point_is_no_start():
+    def unit(kind, size=3):
+        return (1 + size).to_bytes(4, "big") + bytes([kind]) + bytes(size)
+
+    assert is_idr(unit(7) + unit(8) + unit(6) + unit(0x65), 4)
+    assert not is_idr(unit(6) + unit(0x41), 4)
+    assert not is_idr(unit(6), 4)
+    assert is_idr(b"\x00\x03\x65\x00\x00", 2)
+
+
 def test_bad_files_are_refused_by_name_and_reason(tmp_path, make_video):
     good = tmp_path / "good.mp4"
     make_video(good, lossless=False)
@@ -108,6 +211,8 @@ def test_bad_files_are_refused_by_name_and_reason(tmp_path, make_video):
             probe(tmp_path / name)
         with pytest.raises(ValueError, match=re.escape(name) + ".*" + reason):
             decode(tmp_path / name)
+        with pytest.raises(ValueError, match=re.escape(name) + ".*" + reason):
+            decode(tmp_path / name, indices=[1], num_frames=12)
 
 
 def test_audio_alone_is_no_video(tmp_path):
@@ -135,6 +240,9 @@ def test_writing_refuses_other_shapes_and_leaves_nothing(tmp_path):
 def test_real_dark_clips_decode_to_the_frames_they_declare(arid6):
     for path in sorted((arid6 / "videos").rglob("*.mp4"))[::50]:
         info = probe(path)
-        assert decode(path, size=(64, 85)).shape == (info.num_frames, 64, 85, 3)
+        whole = decode(path, size=(64, 85))
+        assert whole.shape == (info.num_frames, 64, 85, 3)
+        indices = [*range(7, 31), info.num_frames - 2]
+        assert np.array_equal(decode(path, indices=indices, size=(64, 85), num_frames=info.num_frames), whole[indices])
         assert 33 <= info.num_frames <= 105
         assert 7 <= info.mean_luma <= 52

@@ -1,23 +1,24 @@
-"""Clips and views to tensors: where frames come from, the decode-once cache, and what a data loader reads."""
+"""Clips and views to tensors: what a data loader reads, and in which order."""
 
-import hashlib
-import os
-import shutil
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from pipeline.clips.clip_index import Clip
-from pipeline.clips.files import replacing
-from pipeline.clips.video import Frames, av_version, decode
+
+# Also offered from here, where most readers of clips meet them.
+from pipeline.clips.frame_cache import CachedFrames as CachedFrames
+from pipeline.clips.frame_cache import CachePolicy as CachePolicy
+from pipeline.clips.frame_cache import DecodedFrames as DecodedFrames
+from pipeline.clips.frame_cache import FrameSource as FrameSource
+from pipeline.clips.frame_cache import keep_frames as keep_frames
+from pipeline.clips.frame_cache import open_dark_frames as open_dark_frames
 from pipeline.clips.views import (
-    PIXEL_PATH,
     View,
     ViewRule,
     apply_view,
@@ -26,117 +27,6 @@ from pipeline.clips.views import (
     pixel_crc32,
     training_view,
 )
-
-
-class FrameSource(Protocol):
-    """Anything that gives a clip's resized frames."""
-
-    def frames(self, clip: Clip, indices: Sequence[int] | None) -> Frames:
-        """Frames at the indices (None: all), resized whole: uint8 (T, H, W, 3)."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodedFrames:
-    """Frames straight from the video files."""
-
-    videos: Path
-    """Root that clip ids are relative to."""
-    frame_size: tuple[int, int]
-    """(height, width) of the resized frames in pixels."""
-    colour_range: str
-    """auto, limited or full."""
-
-    def frames(self, clip: Clip, indices: Sequence[int] | None) -> Frames:
-        """Decode; see FrameSource."""
-        return decode(self.videos / clip.id, indices=indices, size=self.frame_size, colour_range=self.colour_range)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedFrames:
-    """All frames of every clip kept as uint8 .npy files, made at first use; the folder names the settings."""
-
-    source: FrameSource
-    folder: Path
-
-    def frames(self, clip: Clip, indices: Sequence[int] | None) -> Frames:
-        """Read from the cache, and fill it where the clip is not there yet; see FrameSource."""
-        stored: Frames = np.load(self.fill(clip), mmap_mode="r")
-        # Copied out of the read-only map: tensors made from it must be writable.
-        return np.array(stored if indices is None else stored[list(indices)])
-
-    def fill(self, clip: Clip) -> Path:
-        """Keep a clip's frames if they are not there yet; gives their file."""
-        path = self.folder / f"{clip.sha256}.npy"
-        if path.exists():
-            return path
-        frames = self.source.frames(clip, None)
-        # The process id keeps two readers of one clip apart; both write the same bytes.
-        with replacing(path, owner=str(os.getpid())) as partial, partial.open("wb") as file:
-            np.save(file, frames)
-        return path
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachePolicy:
-    """Whether and where frames are kept after the first decode."""
-
-    folder: Path
-    """Holds one folder for each settings."""
-    mode: str
-    """on, off, or auto: up to `limit_bytes` and half of the free space."""
-    limit_bytes: float
-
-
-def keep_frames(
-    source: FrameSource, clips: Sequence[Clip], *, settings: object, frame_size: tuple[int, int], cache: CachePolicy
-) -> FrameSource:
-    """Put the decode-once cache before a source where that is wanted and fits.
-
-    Args:
-        source: what to keep.
-        clips: all clips that will be read; their size is known beforehand.
-        settings: everything but the file that the frames depend on; its repr names the folder.
-        frame_size: (height, width) of the frames.
-        cache: whether and where.
-
-    Raises:
-        OSError: `on`, and the disk has less space than the cache needs.
-    """
-    header = 128  # bytes of a .npy file
-    needed = sum(clip.num_frames * frame_size[0] * frame_size[1] * 3 + header for clip in clips)
-    cache.folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(repr((settings, PIXEL_PATH, frame_size)).encode()).hexdigest()[:16]
-    kept = cache.folder / key
-    there = sum(
-        (kept / f"{clip.sha256}.npy").stat().st_size for clip in clips if (kept / f"{clip.sha256}.npy").exists()
-    )
-    free = shutil.disk_usage(cache.folder).free
-    too_large = needed > cache.limit_bytes or needed - there > free / 2
-    if cache.mode == "off" or (cache.mode == "auto" and too_large):
-        print(
-            f"frames of {len(clips)} clips: not kept ({needed / 1e6:.1f} MB, compute.cache: {cache.mode})", flush=True
-        )
-        return source
-    if needed - there > free:
-        raise OSError(
-            f"{kept}: needs {needed - there} bytes more, {free} are free; free some, or set compute.cache: off"
-        )
-    print(f"frames of {len(clips)} clips: {needed / 1e6:.1f} MB in {kept}, {there / 1e6:.1f} MB are there", flush=True)
-    return CachedFrames(source=source, folder=kept)
-
-
-def open_dark_frames(
-    clips: Sequence[Clip], videos: Path, *, frame_size: tuple[int, int], colour_range: str, cache: CachePolicy
-) -> FrameSource:
-    """Resized frames as filmed, through the decode-once cache where that is wanted and fits; see keep_frames."""
-    return keep_frames(
-        DecodedFrames(videos=videos, frame_size=frame_size, colour_range=colour_range),
-        clips,
-        settings=("dark", colour_range, av_version()),
-        frame_size=frame_size,
-        cache=cache,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,10 +149,15 @@ class ViewDataset(Dataset[Sample]):
         epoch, index = key
         clip = self.clips[index]
         view = self._view_of(clip, epoch)
-        pixels = apply_view(self._source.frames(clip, view.frame_indices), view, self._size)
+        # The source cuts, so that no more is copied than is seen; torch mirrors twenty times as fast as numpy.
+        rest = dataclasses.replace(view, crop=(0, 0, *view.crop[2:]), flip=False)
+        frames = self._source.frames(clip, view.frame_indices, view.crop)
+        pixels = torch.from_numpy(apply_view(frames, rest, self._size))
+        if view.flip:
+            pixels = pixels.flip(2)
         if self._check is not None:
-            self._check(clip, epoch, pixel_crc32(pixels))
-        return Sample(pixels=torch.from_numpy(pixels), label=clip.label, index=index)
+            self._check(clip, epoch, pixel_crc32(pixels.numpy()))
+        return Sample(pixels=pixels, label=clip.label, index=index)
 
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -311,23 +206,88 @@ class Batches:
 
 def load_keys(
     dataset: ViewDataset, keys: Iterable[list[tuple[int, int]]], *, workers: int, persistent: bool = False
-) -> "DataLoader[Batch]":
-    """A loader of given batches of (epoch, position) keys, in their order."""
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=keys,
-        num_workers=workers,
-        collate_fn=_collate,
-        persistent_workers=persistent and workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        # Its own generator: the loader draws a seed for its workers, which must not move the model's dropout.
-        generator=torch.Generator(),
+) -> "LoadedBatches":
+    """Given batches of (epoch, position) keys, in their order.
+
+    Args:
+        dataset: clips and views.
+        keys: the batches; iterated anew for each pass.
+        workers: reading processes; 0 reads in this one.
+        persistent: keep the workers between passes.
+    """
+    return LoadedBatches(
+        DataLoader(
+            _Reported(dataset),  # type: ignore[arg-type]
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=_collate,
+            persistent_workers=persistent and workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: the loader draws a seed for its workers, which must not move the model's dropout.
+            generator=torch.Generator(),
+        )
     )
 
 
-def _collate(samples: list[Sample]) -> Batch:
+class LoadedBatches:
+    """Passes over a loader. A clip that cannot be read is an error here, in the words it was found with."""
+
+    def __init__(self, loader: "DataLoader[Batch | _Unread]") -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass.
+
+        Raises:
+            ValueError: a clip is bad.
+            OSError: a file cannot be read or written.
+        """
+        # Begun here, not at the first batch: workers read ahead, and the order's epoch is that of now.
+        return _raised(iter(self._loader))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unread:
+    """Why a clip could not be read."""
+
+    kind: type[ValueError] | type[OSError]
+    message: str
+
+
+def _raised(batches: "Iterator[Batch | _Unread]") -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, _Unread):
+            raise batch.kind(batch.message)
+        yield batch
+
+
+class _Reported(Dataset["Sample | _Unread"]):
+    """A dataset whose errors are values: torch would bury what a worker raises in the text of its own error."""
+
+    def __init__(self, dataset: ViewDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> "Sample | _Unread":
+        try:
+            return self._dataset[key]
+        except ValueError as error:
+            return _Unread(kind=ValueError, message=str(error))
+        except OSError as error:
+            return _Unread(kind=OSError, message=str(error))
+
+
+def _collate(samples: "list[Sample | _Unread]") -> "Batch | _Unread":
+    read = []
+    for sample in samples:
+        if isinstance(sample, _Unread):
+            return sample
+        read.append(sample)
     return Batch(
-        pixels=torch.stack([sample.pixels for sample in samples]),
-        labels=torch.tensor([sample.label for sample in samples]),
-        indices=torch.tensor([sample.index for sample in samples]),
+        # Of a worker: stacked in memory that the main process shares, not copied there afterwards.
+        pixels=default_collate([sample.pixels for sample in read]),
+        labels=torch.tensor([sample.label for sample in read]),
+        indices=torch.tensor([sample.index for sample in read]),
     )

@@ -14,6 +14,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from pipeline.clips.needed_frames import needed_frames
+
 Frames = NDArray[np.uint8]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -29,6 +31,17 @@ COLOUR_RANGES = {"auto": None, "limited": ColorRange.MPEG, "full": ColorRange.JP
 
 # Formats whose first plane is 8-bit luma as it was coded.
 LUMA_FIRST = ("yuv4", "yuvj4", "nv12", "nv21", "gray")
+
+# Sources that swscale gives the same codes in planes as in packed pixels (a test compares), and gives them sooner:
+# only planes have vector code for full chroma. Where it widens chroma by 4, or scales up by rows, it rounds otherwise.
+PLANAR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "nv12"})
+
+# Containers whose header tells every packet's time stamp, so that frames can be skipped.
+INDEXED_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
+# Larger videos are decoded from their start: their packets are not all held in memory.
+SKIPPING_BYTES = 64_000_000
+# FFmpeg decodes some frames on opening, to guess what the header of these containers says.
+QUICK_OPEN = {"probesize": "32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +80,8 @@ def decode(
     indices: Sequence[int] | None = None,
     size: tuple[int, int] | None = None,
     colour_range: str = "auto",
+    crop: tuple[int, int, int, int] | None = None,
+    num_frames: int | None = None,
 ) -> Frames:
     """Decode frames of a video to RGB, oriented as a player shows them.
 
@@ -75,6 +90,9 @@ def decode(
         indices: positions in decoded order, 0-based, in any order, repeats allowed; None for all frames.
         size: (height, width) in pixels to scale the whole frame to; None for the coded size.
         colour_range: auto (as tagged), limited or full.
+        crop: box (top, left, height, width) of the scaled frame to give; None for all of it.
+        num_frames: frames that the whole video decodes to, as counted before. With it, frames that nobody needs are
+            skipped where that is exact; it changes no pixel.
 
     Returns:
         uint8 (T, H, W, 3), T = len(indices).
@@ -82,26 +100,29 @@ def decode(
     Raises:
         ValueError: the file is no video, is damaged, or ends before a wanted frame.
     """
-    wanted = None if indices is None else set(indices)
-    last = None if wanted is None else max(wanted)
-    convert = FrameConverter(size=size, colour_range=colour_range)
-    kept: dict[int, Frames] = {}
-    for index, frame in enumerate(_decoded(path)):
-        if wanted is None or index in wanted:
-            kept[index] = convert(frame)
-        if index == last:
-            break
+    convert = FrameConverter(size=size, colour_range=colour_range, crop=crop)
     if indices is None:
-        if not kept:
+        frames = [convert(frame) for frame in _decoded(path)]
+        if not frames:
             raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
-        return np.stack(list(kept.values()))
-    missing = sorted(set(indices) - kept.keys())
-    if missing:
-        raise ValueError(
-            f"{path}: frame {missing[0]} is wanted, but only {len(kept)} of {len(set(indices))} wanted frames "
-            "decode; the file changed since it was listed: run prepare again"
-        )
-    return np.stack([kept[index] for index in indices])
+        return np.stack(frames)
+    if num_frames is not None:
+        kept = _Kept(indices, convert)
+        # Whatever goes wrong on the short way, the whole decode below finds again and names, or does not meet.
+        with contextlib.suppress(ValueError):
+            _take_needed(path, kept, num_frames)
+        if not kept.missing:
+            return kept.frames()
+    kept = _Kept(indices, convert)
+    for index, frame in enumerate(_decoded(path)):
+        kept.take(index, frame)
+        if not kept.missing:
+            return kept.frames()
+    number = len(set(indices))
+    raise ValueError(
+        f"{path}: frame {min(kept.missing)} is wanted, but only {number - len(kept.missing)} of {number} wanted "
+        "frames decode; the file changed since it was listed: run prepare again"
+    )
 
 
 def probe(path: Path, *, colour_range: str = "auto", rgb_frames: int = 8) -> VideoInfo:
@@ -156,30 +177,92 @@ def probe(path: Path, *, colour_range: str = "auto", rgb_frames: int = 8) -> Vid
 class FrameConverter:
     """Turn decoded frames into oriented RGB with one reused scaler (building one a frame costs more)."""
 
-    def __init__(self, *, size: tuple[int, int] | None, colour_range: str) -> None:
+    def __init__(
+        self, *, size: tuple[int, int] | None, colour_range: str, crop: tuple[int, int, int, int] | None = None
+    ) -> None:
         if colour_range not in COLOUR_RANGES:
             raise ValueError(f"views.colour_range: unknown value '{colour_range}'; known are auto, limited, full")
         self._size = size
         self._range = COLOUR_RANGES[colour_range]
-        self._scaler = VideoReformatter()
+        top, left, height, width = crop or (0, 0, None, None)
+        self._rows = slice(top, None if height is None else top + height)
+        self._columns = slice(left, None if width is None else left + width)
+        # One each for what it does: a change of formats would build it anew.
+        self._scaler, self._packer = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: Any) -> Frames:
-        """Scale one av.VideoFrame; uint8 (H, W, 3)."""
+        """Scale one av.VideoFrame and cut the crop out; uint8 (H, W, 3)."""
+        pixels = np.empty(self.shape(frame), np.uint8)
+        self.into(pixels, frame)
+        return pixels
+
+    def shape(self, frame: Any) -> tuple[int, int, int]:
+        """Of the pixels that a frame gives."""
+        height, width = self._scaled_size(frame)
+        return len(range(height)[self._rows]), len(range(width)[self._columns]), 3
+
+    def into(self, pixels: Frames, frame: Any) -> None:
+        """Write a frame's pixels into an array of their shape."""
         turns = _quarter_turns(frame)
-        height, width = self._size or (None, None)
-        if turns % 2 == 1:
-            # The scaler works on the coded picture, so a quarter turn swaps what it is asked for.
-            height, width = width, height
+        height, width = self._scaled_size(frame)
+        # The scaler works on the coded picture, so a quarter turn swaps what it is asked for.
+        coded = self._scaled(frame, *((width, height) if turns % 2 else (height, width)))
+        shown = np.rot90(coded, turns) if turns else coded
+        pixels[...] = shown[self._rows, self._columns]
+
+    def _scaled_size(self, frame: Any) -> tuple[int, int]:
+        if self._size is not None:
+            return self._size
+        turned = _quarter_turns(frame) % 2 == 1
+        return (frame.width, frame.height) if turned else (frame.height, frame.width)
+
+    def _scaled(self, frame: Any, height: int, width: int) -> Frames:
+        """The coded picture, uint8 (height, width, 3)."""
+        # A filter of at least 3 rows, or none: with 2, packed pixels are rounded otherwise.
+        same = frame.height == height or 8 * frame.height >= 9 * height
+        planar = same and frame.format.name in PLANAR
         scaled = self._scaler.reformat(
             frame,
             width=width,
             height=height,
-            format="rgb24",
+            format="gbrp" if planar else "rgb24",
             interpolation=SCALER,
             src_color_range=self._range,
             threads=1,
         )
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
+        if planar:
+            scaled = self._packer.reformat(scaled, format="rgb24", interpolation=SCALER, threads=1)
+        return _plane(scaled.planes[0], height, 3 * width).reshape(height, width, 3)
+
+
+class _Kept:
+    """The wanted frames of a video as they come."""
+
+    def __init__(self, indices: Sequence[int], convert: FrameConverter) -> None:
+        self.missing = set(indices)
+        self._indices = indices
+        self._convert = convert
+        self._places: dict[int, int] = {}
+        for place, index in enumerate(indices):
+            self._places.setdefault(index, place)
+        self._frames: Frames | None = None
+
+    def take(self, index: int, frame: Any) -> None:
+        """Convert and keep a frame, if it is wanted."""
+        if index not in self.missing:
+            return
+        if self._frames is None:
+            self._frames = np.empty((len(self._indices), *self._convert.shape(frame)), np.uint8)
+        self._convert.into(self._frames[self._places[index]], frame)
+        self.missing.remove(index)
+
+    def frames(self) -> Frames:
+        """All that is wanted, in order, once nothing is missing."""
+        assert self._frames is not None, "no frame was wanted"
+        for place, index in enumerate(self._indices):
+            if self._places[index] != place:
+                self._frames[place] = self._frames[self._places[index]]
+        return self._frames
 
 
 def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 18, lossless: bool = False) -> None:
@@ -244,13 +327,13 @@ def _encode(container: Any, frames: Frames, fps: Fraction, *, crf: int, lossless
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(path: Path, quick: bool = False) -> Iterator[Any]:
     """Open a local file for reading, and map FFmpeg's errors to ones that name the file and the remedy."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the videos' root and the list")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; fetch it again or leave it out of the list")
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS} | (QUICK_OPEN if quick else {})
     try:
         with av.open(f"file:{path}", options=options) as container:
             if not container.streams.video:
@@ -266,13 +349,32 @@ def _open(path: Path) -> Iterator[Any]:
 def _decoded(path: Path) -> Iterator[Any]:
     with _open(path) as container:
         stream = container.streams.video[0]
-        # Frame threads beside torch can hang, and at these sizes they only cost.
-        stream.thread_type = "SLICE"
-        stream.codec_context.thread_count = 1
+        _use_one_thread(stream)
         for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise ValueError(f"{path}: a frame is damaged; fetch or re-encode the video, or leave it out")
+            _refuse_damage(path, frame)
             yield frame
+
+
+def _take_needed(path: Path, kept: _Kept, num_frames: int) -> None:
+    """Take the wanted frames and decode no more than they need, where that is exact."""
+    if path.suffix.lower() not in INDEXED_SUFFIXES or not path.is_file() or path.stat().st_size > SKIPPING_BYTES:
+        return
+    with _open(path, quick=True) as container:
+        _use_one_thread(container.streams.video[0])
+        for index, frame in needed_frames(container, sorted(kept.missing), num_frames):
+            _refuse_damage(path, frame)
+            kept.take(index, frame)
+
+
+def _use_one_thread(stream: Any) -> None:
+    # Frame threads beside torch can hang, and at these sizes they only cost.
+    stream.thread_type = "SLICE"
+    stream.codec_context.thread_count = 1
+
+
+def _refuse_damage(path: Path, frame: Any) -> None:
+    if frame.is_corrupt:
+        raise ValueError(f"{path}: a frame is damaged; fetch or re-encode the video, or leave it out")
 
 
 def _quarter_turns(frame: Any) -> int:
@@ -285,9 +387,12 @@ def _luma(frame: Any) -> Frames:
     name = frame.format.name
     if not name.startswith(LUMA_FIRST) or frame.format.components[0].bits != 8:
         frame = frame.reformat(format="yuv444p", interpolation=SCALER, threads=1)
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
-    return rows[: frame.height, : frame.width]
+    return _plane(frame.planes[0], frame.height, frame.width)
+
+
+def _plane(plane: Any, height: int, width: int) -> Frames:
+    """A plane of bytes without the padding of its rows, uint8 (height, width)."""
+    return np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[:height, :width]
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

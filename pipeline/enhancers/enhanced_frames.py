@@ -10,7 +10,14 @@ from torch import nn
 from tqdm import tqdm
 
 from pipeline.clips.clip_index import Clip
-from pipeline.clips.dataset import CachedFrames, CachePolicy, FrameSource, keep_frames, open_dark_frames
+from pipeline.clips.frame_cache import (
+    CachedFrames,
+    CachePolicy,
+    CropBox,
+    FrameSource,
+    keep_frames,
+    open_dark_frames,
+)
 from pipeline.clips.video import Frames, av_version
 from pipeline.enhancers.build import enhancer_key
 
@@ -26,9 +33,13 @@ class EnhancedFrames:
     enhancer: nn.Module
     device: torch.device
 
-    def frames(self, clip: Clip, indices: Sequence[int] | None) -> Frames:
-        """Enhanced frames at the indices (None: all), uint8 (T, H, W, 3)."""
-        return enhance_pixels(self.enhancer, self.source.frames(clip, indices), device=self.device)
+    def frames(self, clip: Clip, indices: Sequence[int] | None, crop: CropBox | None = None) -> Frames:
+        """Enhanced frames at the indices (None: all), cut after that, uint8 (T, H, W, 3)."""
+        enhanced = enhance_pixels(self.enhancer, self.source.frames(clip, indices), device=self.device)
+        if crop is None:
+            return enhanced
+        top, left, height, width = crop
+        return np.ascontiguousarray(enhanced[:, top : top + height, left : left + width])
 
 
 @torch.no_grad()
