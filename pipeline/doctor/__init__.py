@@ -1,0 +1,1 @@
+"""Whether this machine and this folder are fit for the pipeline."""
