@@ -1,0 +1,60 @@
+"""Which files are videos."""
+
+import re
+from pathlib import Path
+
+from pipeline.clips.video import VIDEO_SUFFIXES
+
+# First bytes of pictures. FFmpeg opens some of them as videos of one frame.
+PICTURES = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG",
+    "GIF": rb"GIF8",
+    "BMP": rb"BM",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "WebP": rb"RIFF....WEBP",
+    "HEIF or AVIF": rb"....ftyp(heic|heix|mif1|avif)",
+}
+
+
+def find_videos(source: Path) -> list[Path]:
+    """A video by itself, or all videos below a folder sorted by path; hidden files do not count.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such video or folder; check the path")
+    videos = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not videos:
+        raise ValueError(
+            f"{source}: holds no video, wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}; name their folder"
+        )
+    return videos
+
+
+def refuse_pictures(path: Path, *, early: bool) -> None:
+    """Say so where a file is a picture.
+
+    Args:
+        path: the file.
+        early: only what FFmpeg would open as a video. Before a file failed to open nothing can be said of a JPEG's
+            first bytes, which may also begin a stream of JPEGs.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(16)
+    kinds = ["HEIF or AVIF"] if early else list(PICTURES)
+    for kind in kinds:
+        if re.match(PICTURES[kind], head, re.DOTALL):
+            raise ValueError(f"{path}: is a picture ({kind}), wanted a video; leave it out, or make a video of it")

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: what a dataset is like, how a run turned out."""
