@@ -1,4 +1,4 @@
-"""Subcommands beside the stages: darkening, brightening, results, cost, cleaning up."""
+"""Subcommands beside the stages: darkening, brightening, results, cost, speed, cleaning up."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from pipeline.commands.options import FOLDER, PATH, device_options, params_option
-from pipeline.config import ENHANCERS, MODELS
-from pipeline.params import read_params
+from pipeline.commands.options import FOLDER, PATH, device_options, machine, params_option
+from pipeline.config import ENHANCERS, MODELS, StudentConfig, TeacherConfig, ViewsConfig, plain
+from pipeline.params import read_inputs, read_params, read_section
 
 
 @click.command()
@@ -155,6 +155,44 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, form: str, para
 
 
 @click.command()
+@click.argument("run")
+@click.option(
+    "--section",
+    type=click.Choice(["student", "teacher"]),
+    default="student",
+    show_default=True,
+    help="Network to train.",
+)
+@click.option("--batches", type=click.IntRange(1), default=10, show_default=True, help="Timed batches of each kind.")
+@click.option("--json", "out", type=PATH, help="Also write the figures as json.")
+@params_option
+def bench(run: str, section: str, batches: int, out: Path | None, params: Path) -> None:
+    """Measure how fast this machine reads RUN's clips and trains on them, and how long training waits for clips."""
+    from pipeline import speed
+    from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
+    from pipeline.clips.views import view_rule
+
+    chosen = machine(params)
+    views, folder = read_section(params, ViewsConfig), Path("data") / run
+    network = read_section(params, TeacherConfig if section == "teacher" else StudentConfig)
+    clips = read_clips(folder / "clips.csv")
+    work = speed.Workload(
+        clips=of_subset(clips, "train"),
+        videos=Path(read_inputs(params, run).videos),
+        rule=view_rule(plain(views)),
+        colour_range=views.colour_range,
+        settings=plain(network),
+        num_classes=len(class_names_in(clips)),
+        precision=chosen["compute"].precision,
+        workers=chosen["compute"].workers,
+    )
+    found = speed.measure(work, batches=batches, device=chosen["device"], folder=folder)
+    click.echo(speed.as_text(found))
+    if out is not None:
+        speed.write(out, found)
+
+
+@click.command()
 @click.argument("runs", nargs=-1)
 @params_option
 def clean(runs: tuple[str, ...], params: Path) -> None:
@@ -179,4 +217,4 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-COMMANDS = (darken, brighten, table, cost, clean)
+COMMANDS = (darken, brighten, table, cost, bench, clean)

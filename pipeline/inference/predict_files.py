@@ -1,0 +1,173 @@
+"""Answers to video files, one after the other; a broken one is told and the rest goes on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from pipeline.clips.stream import has_sound
+from pipeline.inference.overlay import Labelling, write_overlay
+from pipeline.inference.predictor import Answer, Predictor
+from pipeline.inference.sources import Source
+from pipeline.inference.windows import WindowRule, sliding, whole_file
+
+LONG_SEC = 30
+"""A video longer than this with one answer for all of it is worth a hint."""
+
+Watch = Callable[[Fraction], None]
+"""Called with the time of each frame that is read."""
+
+
+@dataclass(kw_only=True)
+class Overlays:
+    """Where the videos with answers go."""
+
+    out: Path
+    """One file, where it ends in .mp4; else a folder."""
+    labelling: Labelling
+    _taken: dict[Path, Path] = field(default_factory=dict)
+
+    def check(self, given: Sequence[str], count: int) -> None:
+        """Refuse what would go wrong later, before any work.
+
+        Args:
+            given: what the user named.
+            count: videos that this means.
+
+        Raises:
+            ValueError: one file for several videos, or a folder inside one that is read.
+        """
+        if self._is_file() and count > 1:
+            raise ValueError(f"--save-video {self.out}: is one file for {count} videos; name a folder")
+        for name in given:
+            if Path(name).is_dir() and self.out.resolve().is_relative_to(Path(name).resolve()):
+                raise ValueError(
+                    f"--save-video {self.out}: lies inside {name}, so it would be predicted the next time; write to a "
+                    "folder outside"
+                )
+
+    def _is_file(self) -> bool:
+        return self.out.suffix.lower() == ".mp4"
+
+    def target(self, source: Source) -> Path:
+        """The file for a source: its path below the folder that named it, with a number where that is taken.
+
+        Raises:
+            ValueError: one file for two sources, or it would fall on its own source.
+        """
+        if self._is_file() and self._taken:
+            raise ValueError(f"--save-video {self.out}: is one file, and there are several videos; name a folder")
+        wanted = self.out if self._is_file() else self.out / source.inside.with_suffix(".mp4")
+        target, count = wanted, 1
+        while target in self._taken:
+            count += 1
+            target = wanted.with_name(f"{wanted.stem}-{count}.mp4")
+        if target.resolve() == source.path.resolve():
+            raise ValueError(f"--save-video {self.out}: {target} is the video itself; write to another folder")
+        self._taken[target] = source.path
+        return target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What the caller is told."""
+
+    on_answer: Callable[[Source, Answer], None]
+    on_problem: Callable[[str], None]
+    """A file that could not be predicted, with reason and remedy."""
+    on_note: Callable[[str], None]
+    watching: Callable[[str], AbstractContextManager[Watch]]
+    """Called with what is being done to which file; gives the function that follows its frames."""
+
+
+def predict_files(
+    sources: Iterable[Source],
+    predictor: Predictor,
+    callbacks: Callbacks,
+    *,
+    windows: WindowRule | None,
+    overlays: Overlays | None,
+) -> tuple[int, int]:
+    """Predict files in order.
+
+    Args:
+        sources: the files; may be endless.
+        predictor: the checkpoint.
+        callbacks: what becomes of answers and problems.
+        windows: sliding windows; None for one answer a file.
+        overlays: where videos with the answers drawn in go; None for none.
+
+    Returns:
+        How many files were predicted, and how many could not be.
+
+    Raises:
+        OSError: an overlay cannot be written.
+        ValueError: overlays fall on each other or on their sources.
+    """
+    done = failed = 0
+    hinted = False
+    for source in sources:
+        target = None if overlays is None else overlays.target(source)
+        answers = _answer(source, predictor, callbacks, windows)
+        if answers is not None and overlays is not None and target is not None:
+            answers = _draw(source, target, answers, predictor, callbacks, overlays.labelling)
+        if answers is None:
+            failed += 1
+            continue
+        done += 1
+        if windows is None and not hinted and answers[-1].end > LONG_SEC:
+            hinted = True
+            callbacks.on_note(
+                f"{source.name}: one answer for all of its {answers[-1].end:.0f} s; --stride 2 gives one every "
+                "2 seconds"
+            )
+    return done, failed
+
+
+def _answer(source: Source, predictor: Predictor, callbacks: Callbacks, rule: WindowRule | None) -> list[Answer] | None:
+    """The answers, each handed on as it comes; None where the file is broken."""
+    answers: list[Answer] = []
+    with callbacks.watching(source.name) as watch:
+        if rule is None:
+            windows = whole_file(source.path, predictor.preprocessing, watch=watch)
+        else:
+            windows = sliding(source.path, predictor.preprocessing, rule, watch=watch)
+        coming = predictor.answers(windows, name=source.name)
+        while True:
+            # Around the reading alone: what goes wrong with writing answers must not pass for a broken video.
+            try:
+                answer = next(coming, None)
+            except (ValueError, OSError) as error:
+                callbacks.on_problem(str(error))
+                return None
+            if answer is None:
+                return answers
+            callbacks.on_answer(source, answer)
+            answers.append(answer)
+
+
+def _draw(
+    source: Source,
+    target: Path,
+    answers: list[Answer],
+    predictor: Predictor,
+    callbacks: Callbacks,
+    labelling: Labelling,
+) -> list[Answer] | None:
+    if has_sound(source.path):
+        callbacks.on_note(f"{target}: has no sound, which overlays leave out")
+    try:
+        with callbacks.watching(f"{source.name}, overlay") as watch:
+            write_overlay(
+                source.path,
+                target,
+                answers,
+                labelling,
+                colour_range=predictor.preprocessing.colour_range,
+                watch=watch,
+            )
+    except ValueError as error:
+        callbacks.on_problem(str(error))
+        return None
+    return answers
