@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from pipeline.commands import stages, tools
+from pipeline.commands import doctor, export, inspect, predict, stages, tools
 from pipeline.commands.store import store
 from pipeline.commands.use import use
 
@@ -18,7 +18,16 @@ def cli() -> None:
     """
 
 
-for _command in (use, *stages.COMMANDS, store, *tools.COMMANDS):
+for _command in (
+    use,
+    *stages.COMMANDS,
+    store,
+    *tools.COMMANDS,
+    *inspect.COMMANDS,
+    *predict.COMMANDS,
+    *export.COMMANDS,
+    *doctor.COMMANDS,
+):
     cli.add_command(_command)
 
 
