@@ -26,9 +26,11 @@ lint: setup
 	ruff format --check .
 	mypy
 
-# Speeds of this machine, as a table and in benchmarks/results/; needs 4 GB of disk.
+# Speeds of this machine, as tables and in benchmarks/results/; needs 4 GB of disk, and an hour without other work.
 bench: setup
-	python benchmarks/store.py --out benchmarks/results/store.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	for name in store reading inference training; do \
+	  python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit; done
 
 # Kills the stage `logits` and whole runs again and again, and compares what they end in; 40 minutes, Linux only.
 soak: setup

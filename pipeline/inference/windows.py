@@ -234,7 +234,8 @@ class _Slider:
         last = self.kept[-1]
         if self._length.unit == "f":
             return frame.index > last.index - self._length.value
-        return frame.time >= last.time + last.lasts - self._length.value
+        # The newest in any case: it may have come before a window that is shorter than it stays.
+        return frame is last or frame.time >= last.time + last.lasts - self._length.value
 
     def _window(self, frames: Sequence[KeptFrame]) -> Window:
         self._covered = frames[-1].index
