@@ -117,6 +117,14 @@ def test_codes_that_fit_their_tag_are_left_alone(tmp_path):
     assert survey_video(entry("full.mp4"), tmp_path, "auto").likely_range == ""
 
 
+def test_highlights_above_white_are_noted_and_no_wrong_tag(tmp_path):
+    write_codes(tmp_path / "a.mp4", codes(low=200, high=256), colour_range=1)
+    found = survey_video(entry("a.mp4"), tmp_path, "auto")
+    assert found.likely_range == ""
+    (note,) = (finding for finding in findings_of(collect([found], {})) if "above white" in finding.text)
+    assert (note.kind, note.ids) == ("note", ("a.mp4",))
+
+
 def test_a_full_range_tag_on_limited_codes_is_told():
     shares = np.zeros(256)
     shares[[16, 30, 60]] = 0.2, 0.4, 0.4

@@ -13,6 +13,7 @@ PROBLEM, NOTE = "problem", "note"
 
 IMBALANCE = 3.0
 """Largest class over smallest from which it is worth a note."""
+MANY_ABOVE_WHITE = 0.01
 MANY_REPEATED = 0.1
 MANY_FROZEN = 0.5
 LUMA_BY_CLASS = 0.5
@@ -94,8 +95,8 @@ def _doubled(summary: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _ranges(videos: Sequence[VideoSurvey]) -> Iterator[Finding]:
     said = {
-        "full": "are tagged limited, or untagged and so read as limited, yet many codes lie beyond black or white: "
-        "probably full range, and the darkest detail would be cut off",
+        "full": "are tagged limited, or untagged and so read as limited, yet many codes lie below black: probably full "
+        "range, and the darkest detail would be cut off",
         "limited": "are tagged full range, yet hold no code below black and many at it: probably limited range, and "
         "black would come out grey",
     }
@@ -107,6 +108,19 @@ def _ranges(videos: Sequence[VideoSurvey]) -> Iterator[Finding]:
         if len(ids) < len(videos):
             remedy += "; it holds for all videos of a run, so mend the tags where only some are wrong"
         yield Finding(kind=PROBLEM, text=f"{len(ids)} of {len(videos)} videos {text}", remedy=remedy, ids=ids)
+    bright = tuple(
+        video.entry.id
+        for video in videos
+        if video.high_share > MANY_ABOVE_WHITE and video.info.colour_range != "full" and not video.likely_range
+    )
+    if bright:
+        yield Finding(
+            kind=NOTE,
+            text=f"{len(bright)} of {len(videos)} videos hold more than {MANY_ABOVE_WHITE:.0%} of their codes above "
+            "white, which come out as one white",
+            remedy="a camera's highlights, or full range without its tag; views.colour_range: full keeps them",
+            ids=bright,
+        )
 
 
 def _classes(summary: Mapping[str, Any]) -> Iterator[Finding]:

@@ -12,12 +12,12 @@ from pipeline.commands.options import FOLDER, params_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as json.")
 @params_option
 def doctor(folder: Path, as_json: bool, params: Path) -> None:
-    r"""Look at libraries, GPU, decoder, memory, disk, git and DVC; exits 1 where there is a problem.
+    """Look at libraries, GPU, decoder, memory, disk, git and DVC; exits 1 where there is a problem.
 
     \b
     dlkdd doctor
     dlkdd doctor --json > doctor.json
-    """
+    """  # noqa: D301
     from pipeline.doctor import findings as text
     from pipeline.doctor.examination import findings
 

@@ -26,11 +26,11 @@ from pipeline.commands.options import PATH
 )
 @click.option("--conv2d", is_flag=True, help="Without 3D convolutions, for engines that have none.")
 def export(checkpoint: Path, form: str, out: Path | None, videos: tuple[Path, ...], conv2d: bool) -> None:
-    r"""Export CHECKPOINT to a file that runs without this project, with a json beside it that says how to feed it.
+    """Export CHECKPOINT to a file that runs without this project, with a json beside it that says how to feed it.
 
     \b
     dlkdd export data/demo/student.safetensors --videos data/demo/rendered/videos
-    """
+    """  # noqa: D301
     from pipeline.inference.export import as_text, run
 
     click.echo(as_text(run(checkpoint, form=form, out=out, videos=videos, conv2d=conv2d)))

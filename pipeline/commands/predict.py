@@ -92,7 +92,7 @@ def predict(
     device: str,
     threads: int,
 ) -> None:
-    r"""Say what is done in each SOURCE, by a teacher, student or baseline from its CHECKPOINT.
+    """Say what is done in each SOURCE, by a teacher, student or baseline from its CHECKPOINT.
 
     A SOURCE is a video, a folder, a quoted pattern, a list, - for a list on standard input, or one live stream:
     rtsp://, http://, udp://, tcp:// or /dev/video0. Each file gets one answer, as in the test, and with --stride one
@@ -105,7 +105,7 @@ def predict(
     dlkdd predict student.safetensors long.mp4 --stride 2 --threshold 0.5
     find . -name '*.mp4' | dlkdd predict student.safetensors -
     dlkdd predict student.safetensors rtsp://camera/stream --duration 60
-    """
+    """  # noqa: D301
     from pipeline.commands import predict_run
     from pipeline.inference.answers import AnswerFormat
     from pipeline.inference.live_stream import LiveSettings

@@ -12,7 +12,7 @@ STORE = click.argument("file", type=PATH)
 
 @click.group()
 def store() -> None:
-    r"""Look into a logit store, check it, copy it, compare two.
+    """Look into a logit store, check it, copy it, compare two.
 
     \b
     dlkdd store info data/demo/logits.h5
@@ -20,7 +20,7 @@ def store() -> None:
     dlkdd store show data/demo/logits.h5 Run/Run_street_1.mp4
     dlkdd store export data/demo/logits.h5 --csv logits.csv
     dlkdd store diff A.h5 B.h5
-    """
+    """  # noqa: D301
 
 
 @store.command()
@@ -60,13 +60,13 @@ def verify(
     device: str,
     threads: int,
 ) -> None:
-    r"""Check all of FILE; exits 1 with the list of bad rows where anything is wrong.
+    """Check all of FILE; exits 1 with the list of bad rows where anything is wrong.
 
     \b
     dlkdd store verify FILE
     dlkdd store verify FILE --views 20 --videos ROOT
     dlkdd store verify FILE --with-teacher 20 --teacher CHECKPOINT --videos ROOT --clips clips.csv
-    """
+    """  # noqa: D301
     if (views or with_teacher) and videos is None:
         raise click.UsageError("--views and --with-teacher need --videos, the root that clip ids are relative to")
     if with_teacher and (teacher is None or clips is None):
@@ -111,11 +111,11 @@ def verify(
 @click.option("--view", type=click.IntRange(min=0), help="Show this view alone.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes shown a view.")
 def show(file: Path, clip: str, temperature: float, view: int | None, top: int) -> None:
-    r"""Print views and soft targets of CLIP, its path below the videos' root.
+    """Print views and soft targets of CLIP, its path below the videos' root.
 
-    
+    \b
     dlkdd store show FILE Run/Run_street_1.mp4 --temperature 1 --view 0
-    """
+    """  # noqa: D301
     from pipeline.distillation.store_report import open_store, show_clip
 
     click.echo(show_clip(open_store(file), clip, temperature=temperature, view=view, top=top))

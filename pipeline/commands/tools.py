@@ -47,13 +47,13 @@ def brighten(
     device: str,
     threads: int,
 ) -> None:
-    r"""Write brightened copies of SOURCE, a video or a folder of them, into OUT; or one picture of all methods.
+    """Write brightened copies of SOURCE, a video or a folder of them, into OUT; or one picture of all methods.
 
     \b
     dlkdd brighten night.mp4 bright.mp4 --weights data/demo/enhancer.safetensors
     dlkdd brighten VIDEOS BRIGHT --enhancer lime
     dlkdd brighten VIDEOS sheet.png --sheet
-    """
+    """  # noqa: D301
     from pipeline.enhancers.brighten import brighten_videos, contact_sheet
     from pipeline.inference.loading import open_enhancer
     from pipeline.training.machine import set_up_machine

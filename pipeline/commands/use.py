@@ -47,7 +47,7 @@ PRESETS = {
 @click.option("--force", is_flag=True, help="Replace an edited params.yaml.")
 @params_option
 def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **options: Any) -> None:
-    r"""Write params.yaml: NAME is `demo`, `arid`, `arid15`, `ug2`, `dark48`, or what you call your own clips.
+    """Write params.yaml: NAME is `demo`, `arid`, `arid15`, `ug2`, `dark48`, or what you call your own clips.
 
     \b
     dlkdd use demo
@@ -56,7 +56,7 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
     dlkdd use arid --videos ROOT --lists FOLDER --tag darklight --set teacher.input=both
     dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
     dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
-    """
+    """  # noqa: D301
     values = _chosen_preset(name, options)
     if options["size"] is not None:
         values = presets.set_size(values, options["size"])
