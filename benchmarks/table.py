@@ -41,12 +41,10 @@ def table(reports):
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--into", "document", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def main(folder, document):
-    """Replace what stands between the marks of a document by the table of FOLDER's reports."""
-    found = {name: folder / f"{name}.json" for name in SHOWN}
-    if missing := [str(path) for path in found.values() if not path.is_file()]:
-        raise click.ClickException(
-            f"{', '.join(missing)}: found no file, wanted what `make bench` writes; run it first"
-        )
+    """Replace what stands between the marks of a document by the table of those reports that FOLDER holds."""
+    found = {name: path for name in SHOWN if (path := folder / f"{name}.json").is_file()}
+    if not found:
+        raise click.ClickException(f"{folder}: found none of {', '.join(SHOWN)}.json; run `make bench` first")
     reports = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items()}
     text = document.read_text(encoding="utf-8")
     before, opened, rest = text.partition(MARKS[0])
