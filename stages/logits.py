@@ -103,7 +103,9 @@ class Job:
             cache=cache,
             device=device,
         )
-        views = DrawnViews(rule=rule, mode=self.mode, num_views=None)
+        # With `independent` the student draws views of its own, from another seed than those stored here.
+        mode = "fixed" if self.mode == "fixed" else "consistent"
+        views = DrawnViews(rule=rule, mode=mode, num_views=None)
         bright = ViewDataset(clips, source=source, view_of=views, size=rule.size)
         dark = bright
         if pixels.enhancer_on == "frame":
