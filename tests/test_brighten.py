@@ -1,12 +1,15 @@
 """Brightening whole videos, and the sheet that compares enhancers."""
 
+import weakref
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pipeline.clips.stream import measure_length, read_frames, write_stream
 from pipeline.clips.video import decode, probe, write_video
-from pipeline.enhancers import brighten
 from pipeline.enhancers.brighten import brighten_videos, contact_sheet
 from pipeline.enhancers.build import build_enhancer
 
@@ -56,19 +59,32 @@ def test_one_video_can_be_written_to_a_named_file(tmp_path, make_video):
     assert probe(tmp_path / "b" / "bright.mp4").num_frames == 12
 
 
-def test_a_long_video_is_decoded_in_parts_and_parts_change_nothing(tmp_path, make_video, monkeypatch):
-    make_video(tmp_path / "a.mkv", num_frames=11)
-    whole = brightened(tmp_path / "a.mkv", tmp_path / "whole")[0].read_bytes()
-    asked = []
+def test_a_long_video_passes_frame_by_frame(tmp_path, make_video):
+    make_video(tmp_path / "a.mkv", num_frames=40)
+    live, most = set(), []
 
-    def watched(path, *, indices, colour_range):
-        asked.append(len(indices))
-        return decode(path, indices=indices, colour_range=colour_range)
+    class Counting(torch.nn.Module):
+        def forward(self, frames):
+            assert len(frames) == 1
+            bright = frames.sqrt()
+            live.add(id(bright))
+            weakref.finalize(bright, live.discard, id(bright))
+            most.append(len(live))
+            return bright
 
-    monkeypatch.setattr(brighten, "decode", watched)
-    monkeypatch.setattr(brighten, "CHUNK_BYTES", 4 * 24 * 32 * 3)
-    assert brightened(tmp_path / "a.mkv", tmp_path / "parts")[0].read_bytes() == whole
-    assert asked == [4, 4, 3]
+    brighten_videos(tmp_path / "a.mkv", tmp_path / "out", Counting(), device=CPU)
+    assert probe(tmp_path / "out" / "a.mp4").num_frames == len(most) == 40
+    assert max(most) <= 2
+
+
+def test_frames_keep_their_times(tmp_path):
+    times = [Fraction(0), Fraction(1, 30), Fraction(1, 2), Fraction(2)]
+    with write_stream(tmp_path / "a.mp4") as add:
+        for time, end in zip(times, [*times[1:], Fraction(3)], strict=True):
+            add(np.full((24, 32, 3), 16, np.uint8), time, end - time)
+    brightened(tmp_path / "a.mp4", tmp_path / "out")
+    assert [frame.time for frame in read_frames(tmp_path / "out" / "a.mp4")] == times
+    assert measure_length(tmp_path / "out" / "a.mp4").seconds == 3
 
 
 def test_an_odd_last_row_and_column_are_cut(tmp_path):

@@ -1,6 +1,7 @@
 """Several processes fill one logit store: the bytes of one process, whoever is killed, stopped or added in between."""
 
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -268,17 +269,19 @@ def test_equal_blocks_in_two_shards_are_taken_once(trained, tmp_path, capsys):
     assert copied["logits.h5"].read_bytes() == before
 
 
-def test_a_start_waits_for_readers_that_still_hold_a_shard(trained, tmp_path, capsys):
+def test_a_start_waits_for_readers_that_still_hold_a_shard(trained, tmp_path, monkeypatch):
     copied = trained.copy(tmp_path / "run")
     copied.logits()
     shard = copied[SHARDS.format(0)]
+    said = io.StringIO()  # what pytest captures it empties when it is read, and may lose what comes meanwhile
+    monkeypatch.setattr(sys, "stderr", said)
     with ShardWriter(shard, spec_of(copied["logits.h5"], 2), 4):
         waiting = threading.Thread(target=wait_for_writers, args=[[shard]])
         waiting.start()
-        message, end = "", time.monotonic() + 60
-        while "waiting for that one to end" not in message and time.monotonic() < end:
-            message += capsys.readouterr().err
-        assert f"{shard}: a process of an earlier run still has it open" in message
+        end = time.monotonic() + 60
+        while "waiting for that one to end" not in said.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert f"{shard}: a process of an earlier run still has it open" in said.getvalue()
         assert waiting.is_alive()
     waiting.join(60)
     assert not waiting.is_alive()

@@ -221,10 +221,10 @@ def test_the_benchmark_measures_every_phase_and_keeps_the_bound(tmp_path):
     command = [sys.executable, "benchmarks/store.py", "--small", "--rounds", "6", "--folder", tmp_path / "stores"]
     done = subprocess.run([*command, "--out", tmp_path / "store.json"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "random row of 10,000 clips / of 1,000: " in done.stdout
+    assert "random row of 10,000 clips / of 1,000 " in done.stdout
     report = json.loads((tmp_path / "store.json").read_text(encoding="utf-8"))
-    low, high = report["compared"]["ratio_interval"]
-    assert low <= report["compared"]["ratio"] <= high
+    assert report["compared"]["low"] <= report["compared"]["ratio"] <= report["compared"]["high"]
+    assert [each["ratio"] for each in report["ratios"]] == [report["compared"]["ratio"]]
     for name in ("many clips", "many views"):
         figures = report["stores"][name]
         assert figures["bytes_a_row_beyond_logits"] <= figures["bound_a_row"]

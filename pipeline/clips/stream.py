@@ -31,8 +31,8 @@ TICKS = 90_000
 PROTOCOLS = "rtsp,rtsps,rtp,udp,tcp,tls,http,https,httpproxy,crypto"
 LIVE_CONTAINERS = CONTAINERS + ",rtsp,rtp,sdp,hls,mpjpeg"
 
-JUMP_SEC = 10.0
-"""A live sender whose time stamps jump so far, or back, has been set anew."""
+JUMP_SEC, BACKWARDS_SEC = 10.0, 1.0
+"""A live sender whose time stamps jump so far ahead, or back by this much, has been set anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,18 @@ def read_frames(path: Path) -> Iterator[TimedFrame]:
     spacing after the frame before it.
 
     Raises:
-        ValueError: the file is no video, a picture, or damaged.
+        ValueError: the file is no video, a picture, or damaged, or holds no frame.
     """
     refuse_pictures(path, early=True)
+    frame = None
     try:
-        yield from _frames_of(path)
+        for frame in _frames_of(path):
+            yield frame
     except ValueError:
         refuse_pictures(path, early=False)
         raise
+    if frame is None:
+        raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
 
 
 def measure_length(path: Path, *, watch: Callable[[Fraction], None] | None = None) -> Length:
@@ -97,14 +101,11 @@ def measure_length(path: Path, *, watch: Callable[[Fraction], None] | None = Non
         watch: called with the time of each frame, to show progress.
 
     Raises:
-        ValueError: the file is no video, is damaged, or holds no frame.
+        ValueError: see read_frames.
     """
-    frame = None
     for frame in read_frames(path):
         if watch is not None:
             watch(frame.time)
-    if frame is None:
-        raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
     return Length(num_frames=frame.index + 1, seconds=frame.time + frame.lasts)
 
 
@@ -183,6 +184,8 @@ class LiveVideo:
             for picture in self._pictures(packet):
                 seen = time.monotonic()
                 stamp = seen if picture.pts is None else float(picture.pts * picture.time_base)
+                if first is not None and 0 < last - stamp < BACKWARDS_SEC:
+                    stamp = last
                 if first is not None and not 0 <= stamp - last <= JUMP_SEC:
                     first, segment = None, segment + 1
                     self.catch_up.restart()
@@ -266,8 +269,9 @@ def _frames_of(path: Path) -> Iterator[TimedFrame]:
 class _Encoder:
     def __init__(self, container: Any, *, crf: int, preset: str) -> None:
         self._container = container
-        # One thread: x264's threads change its decisions, and so the bytes.
-        self._options = {"crf": str(crf), "preset": preset, "threads": "1"}
+        # One thread: x264's threads change its decisions, and so the bytes. No frames out of order: MP4 keeps what
+        # each packet lasts in coded order, which would give the last frame shown another one's length.
+        self._options = {"crf": str(crf), "preset": preset, "threads": "1", "bf": "0"}
         self._stream: Any = None
         self._scaler = VideoReformatter()
         self._last = -1

@@ -1,4 +1,4 @@
-"""Video files: probe, decode chosen frames, write. The only module that imports av."""
+"""Video files: probe, decode chosen frames, write. Of all modules only this one and stream.py import av."""
 
 import contextlib
 import os

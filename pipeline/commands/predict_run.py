@@ -80,6 +80,9 @@ def on_files(given: tuple[str, ...], videos: Path | None, wanted: Wanted) -> int
     if wanted.save_video is not None:
         overlays = Overlays(out=wanted.save_video, labelling=wanted.labelling)
         _tell_drawing(wanted.form.class_names)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Paths may hold any bytes.
+        sys.stdin.reconfigure(encoding=ENCODING, errors="surrogateescape")
     found, total = find_sources(given, root=videos, standard_input=sys.stdin), None
     if STANDARD_INPUT not in given:
         known = list(found)

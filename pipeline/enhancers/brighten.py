@@ -1,10 +1,8 @@
 """Brighten whole videos, and show on one sheet what each enhancer does to them and how long it takes."""
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.clips.files import replacing
-from pipeline.clips.video import VIDEO_SUFFIXES, Frames, VideoInfo, decode, probe, write_video
+from pipeline.clips.stream import read_frames, write_stream
+from pipeline.clips.video import FrameConverter, Frames, decode, probe
+from pipeline.clips.video_files import find_videos
 from pipeline.enhancers.enhanced_frames import enhance_pixels
-
-CHUNK_BYTES = 128_000_000
-"""Most bytes of decoded frames in memory. Each chunk is decoded from the video's start, so small ones cost time."""
 
 
 def brighten_videos(
@@ -33,9 +30,9 @@ def brighten_videos(
 ) -> list[Path]:
     """Enhance one video, or every video below a folder, at the size and frame rate that it has.
 
-    Files that are there already are replaced, each in one step. An odd last row or column is cut, because H.264 shares
-    colour between pixel pairs. Memory does not grow with a video's length: enhanced frames wait uncompressed in
-    a file without a name in the output's folder, which takes 3 bytes a pixel and frame while a video is written.
+    Files that are there already are replaced, each in one step. Every frame keeps its time, sound is left out. An odd
+    last row or column is cut, because H.264 shares colour between pixel pairs. One frame at a time is decoded,
+    enhanced and coded, so memory does not grow with a video's length.
 
     Args:
         source: a video, or a folder that is searched to any depth.
@@ -59,11 +56,9 @@ def brighten_videos(
     broken = []
     for done, (target, video) in enumerate(targets.items(), start=1):
         try:
-            info = probe(video, colour_range=colour_range)
+            _brighten(video, target, enhancer, device=device, colour_range=colour_range, crf=crf)
         except ValueError as error:
             broken.append(str(error))
-        else:
-            _brighten(video, target, info, enhancer, device=device, colour_range=colour_range, crf=crf)
         if progress is not None:
             progress(done, len(targets))
     if broken:
@@ -117,28 +112,6 @@ def contact_sheet(
     return milliseconds
 
 
-def find_videos(source: Path) -> list[Path]:
-    """A video by itself, or all videos below a folder sorted by path; hidden files do not count.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise ValueError(f"{source}: no such video or folder; check the path")
-    videos = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-    if not videos:
-        raise ValueError(
-            f"{source}: holds no video, wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}; name their folder"
-        )
-    return videos
-
-
 def _plan(source: Path, out: Path) -> dict[Path, Path]:
     """Each file to write and its video, sorted by file."""
     videos = find_videos(source)
@@ -161,28 +134,14 @@ def _plan(source: Path, out: Path) -> dict[Path, Path]:
 
 
 def _brighten(
-    video: Path,
-    target: Path,
-    info: VideoInfo,
-    enhancer: nn.Module,
-    *,
-    device: torch.device,
-    colour_range: str,
-    crf: int,
+    video: Path, target: Path, enhancer: nn.Module, *, device: torch.device, colour_range: str, crf: int
 ) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    height, width = info.height // 2 * 2, info.width // 2 * 2
-    at_once = max(1, CHUNK_BYTES // (info.height * info.width * 3))
-    # Written and not mapped at once: a disk that fills under a map kills the process instead of raising OSError.
-    with tempfile.TemporaryFile(dir=target.parent) as waiting:
-        for first in range(0, info.num_frames, at_once):
-            indices = range(first, min(first + at_once, info.num_frames))
-            dark = decode(video, indices=indices, colour_range=colour_range)[:, :height, :width]
-            waiting.write(enhance_pixels(enhancer, np.ascontiguousarray(dark), device=device).tobytes())
-        waiting.flush()
-        bright = np.memmap(waiting, dtype=np.uint8, mode="r", shape=(info.num_frames, height, width, 3))
-        # 1001 covers the broadcast rates (30000/1001); a file that tells no rate gets ARID's.
-        write_video(target, bright, fps=Fraction(info.fps).limit_denominator(1001) or Fraction(30), crf=crf)
+    convert = FrameConverter(size=None, colour_range=colour_range)
+    with write_stream(target, crf=crf) as add:
+        for frame in read_frames(video):
+            dark = convert(frame.picture)
+            even = np.ascontiguousarray(dark[: dark.shape[0] // 2 * 2, : dark.shape[1] // 2 * 2])
+            add(enhance_pixels(enhancer, even[None], device=device)[0], frame.time, frame.lasts)
 
 
 def _spread_frames(videos: Sequence[Path], count: int) -> list[Frames]:

@@ -93,6 +93,7 @@ class LiveReader:
         self._ended = False
         self._segment: tuple[int, int] | None = None  # connection and segment of the frames that are held
         self._origin = 0.0  # time of the segment's first frame
+        self._last_time = 0.0
         self._first_arrival: float | None = None
         # A daemon: blocked inside FFmpeg it must not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name="live-reader", daemon=True)
@@ -203,8 +204,9 @@ class LiveReader:
             # A window must not join what was filmed before a break to what came after.
             with self._changed:
                 self._frames.clear()
-            self._segment, self._origin = segment, now - self._first_arrival
-        time_sec = self._origin + frame.time
+            # Not before the last frame: a sender's first seconds may come all at once, ahead of our clock.
+            self._segment, self._origin = segment, max(now - self._first_arrival, self._last_time)
+        time_sec = self._last_time = self._origin + frame.time
         if video.finished_file:
             self._stop.wait(max(0.0, self._first_arrival + time_sec - now))
         if self._also is not None:

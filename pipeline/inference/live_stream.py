@@ -45,9 +45,9 @@ class Summary:
         if self.latencies:
             median, most, largest = np.quantile(self.latencies, [0.5, 0.95, 1.0])
             told.append(f"latency {median:.0f} ms in the median, {most:.0f} ms in 95 %, {largest:.0f} ms at most")
-        told.append(f"{max(0, self.connections - 1)} reconnections")
-        told += [f"{self.damaged} damaged frames left out"] * (self.damaged > 0)
-        told += [f"{self.dropped} packets dropped to catch up"] * (self.dropped > 0)
+        told.append(f"reconnections: {max(0, self.connections - 1)}")
+        told += [f"damaged frames left out: {self.damaged}"] * (self.damaged > 0)
+        told += [f"packets dropped to catch up: {self.dropped}"] * (self.dropped > 0)
         return "; ".join(told)
 
 
