@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
 from pipeline.clips.dataset import Batches, CachePolicy, EvaluationViews, ViewDataset, open_dark_frames
 from pipeline.clips.files import replacing
 from pipeline.config import ComputeConfig, EvaluateConfig, plain
 from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
+from pipeline.inference.averaging import average
 from pipeline.inference.loading import Loaded, load_recogniser
 from pipeline.training.checkpoint import Record
 from pipeline.training.loop import predict
@@ -180,21 +179,6 @@ def _logits(
     count = len(views.of(clips[0]))
     answers = torch.stack([predict(loaded.recogniser, batches, device=device, epoch=view) for view in range(count)])
     return average(answers, over=config.average).numpy()
-
-
-def average(answers: Tensor, *, over: str) -> Tensor:
-    """One row of logits a clip from those of its views, (V, N, K) -> (N, K).
-
-    Args:
-        answers: logits.
-        over: logits takes their mean; probabilities the logarithm of the mean probability, which has the mean
-            probabilities for its softmax. One view is left as it is.
-    """
-    if len(answers) == 1:
-        return answers[0]
-    if over == "logits":
-        return answers.mean(dim=0)
-    return answers.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(answers))
 
 
 def _check_classes(checkpoint: Path, names: Sequence[str], clips: Sequence[Clip]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.clips.video import Frames, _decoded, _luma
+from pipeline.clips.video import Frames, decoded_frames, luma_of
 
 
 def luma_frames(path: Path) -> Iterator[tuple[Frames, float | None]]:
@@ -16,5 +16,5 @@ def luma_frames(path: Path) -> Iterator[tuple[Frames, float | None]]:
     Raises:
         ValueError: the file is no video, or is damaged.
     """
-    for frame in _decoded(path):
-        yield _luma(frame), frame.time
+    for frame in decoded_frames(path):
+        yield luma_of(frame), frame.time

@@ -17,8 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from pipeline.clips.catch_up import CatchUp
 from pipeline.clips.live_address import DEVICE
-from pipeline.clips.video import CONTAINERS, SCALER, Frames
-from pipeline.clips.video import _open as open_video
+from pipeline.clips.video import CONTAINERS, SCALER, Frames, open_video
 from pipeline.clips.video_files import refuse_pictures
 
 GUESSED_RATE = Fraction(30)

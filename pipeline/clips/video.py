@@ -102,7 +102,7 @@ def decode(
     """
     convert = FrameConverter(size=size, colour_range=colour_range, crop=crop)
     if indices is None:
-        frames = [convert(frame) for frame in _decoded(path)]
+        frames = [convert(frame) for frame in decoded_frames(path)]
         if not frames:
             raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
         return np.stack(frames)
@@ -114,7 +114,7 @@ def decode(
         if not kept.missing:
             return kept.frames()
     kept = _Kept(indices, convert)
-    for index, frame in enumerate(_decoded(path)):
+    for index, frame in enumerate(decoded_frames(path)):
         kept.take(index, frame)
         if not kept.missing:
             return kept.frames()
@@ -139,14 +139,14 @@ def probe(path: Path, *, colour_range: str = "auto", rgb_frames: int = 8) -> Vid
     convert = FrameConverter(size=None, colour_range=colour_range)
     luma_counts = np.zeros(256, dtype=np.int64)
     sums, squares, sampled = np.zeros(3), np.zeros(3), 0
-    with _open(path) as container:
+    with open_video(path) as container:
         fps = float(container.streams.video[0].average_rate or 0)
         declared = container.streams.video[0].frames
     # The declared count only spaces the samples: it may be wrong or absent, the decode below counts.
     spacing = max(1, (declared or 64) // rgb_frames)
     index, frame, crc = -1, None, 0
-    for index, frame in enumerate(_decoded(path)):
-        luma = np.ascontiguousarray(_luma(frame))
+    for index, frame in enumerate(decoded_frames(path)):
+        luma = np.ascontiguousarray(luma_of(frame))
         luma_counts += np.bincount(luma.ravel(), minlength=256)
         crc = zlib.crc32(luma.data, crc)
         if index % spacing == 0:
@@ -327,8 +327,16 @@ def _encode(container: Any, frames: Frames, fps: Fraction, *, crf: int, lossless
 
 
 @contextlib.contextmanager
-def _open(path: Path, quick: bool = False) -> Iterator[Any]:
-    """Open a local file for reading, and map FFmpeg's errors to ones that name the file and the remedy."""
+def open_video(path: Path, quick: bool = False) -> Iterator[Any]:
+    """Open a local file for reading, and map FFmpeg's errors to ones that name the file and the remedy.
+
+    Args:
+        path: of a local file; others are never opened by what it holds.
+        quick: look no further than the header (see QUICK_OPEN).
+
+    Raises:
+        ValueError: no such file, empty, of no known container, without video, or damaged.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the videos' root and the list")
     if path.stat().st_size == 0:
@@ -346,8 +354,13 @@ def _open(path: Path, quick: bool = False) -> Iterator[Any]:
         ) from error
 
 
-def _decoded(path: Path) -> Iterator[Any]:
-    with _open(path) as container:
+def decoded_frames(path: Path) -> Iterator[Any]:
+    """All frames of a file in the order they are shown, as PyAV gives them; damaged ones are errors.
+
+    Raises:
+        ValueError: as open_video, or a frame is damaged.
+    """
+    with open_video(path) as container:
         stream = container.streams.video[0]
         _use_one_thread(stream)
         for frame in container.decode(stream):
@@ -359,7 +372,7 @@ def _take_needed(path: Path, kept: _Kept, num_frames: int) -> None:
     """Take the wanted frames and decode no more than they need, where that is exact."""
     if path.suffix.lower() not in INDEXED_SUFFIXES or not path.is_file() or path.stat().st_size > SKIPPING_BYTES:
         return
-    with _open(path, quick=True) as container:
+    with open_video(path, quick=True) as container:
         _use_one_thread(container.streams.video[0])
         for index, frame in needed_frames(container, sorted(kept.missing), num_frames):
             _refuse_damage(path, frame)
@@ -382,7 +395,7 @@ def _quarter_turns(frame: Any) -> int:
     return turns
 
 
-def _luma(frame: Any) -> Frames:
+def luma_of(frame: Any) -> Frames:
     """The luma codes of a frame as coded, uint8 (H, W)."""
     name = frame.format.name
     if not name.startswith(LUMA_FIRST) or frame.format.components[0].bits != 8:

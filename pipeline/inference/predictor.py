@@ -1,6 +1,5 @@
 """Windows of video to answers, through the views and the protocol that the test uses."""
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor
 from pipeline.clips.video import Frames
 from pipeline.clips.views import View, apply_view, evaluation_views
 from pipeline.enhancers.enhanced_frames import enhance_pixels
+from pipeline.inference.averaging import average
 from pipeline.inference.loading import Loaded
 from pipeline.inference.windows import Window
 
@@ -142,7 +142,7 @@ class Predictor:
     def _ready(self, waiting: deque[_Waiting], name: str) -> Iterator[Answer]:
         while waiting and len(waiting[0].rows) == len(waiting[0].views):
             item = waiting.popleft()
-            logits = _average(torch.stack(item.rows), over=self._protocol.average)
+            logits = average(torch.stack(item.rows), over=self._protocol.average)
             if not torch.isfinite(logits).all():
                 raise ValueError(f"{name}: the checkpoint's answer is no number (NaN or infinity); train it again")
             window = item.window
@@ -156,15 +156,6 @@ class Predictor:
                 probabilities=logits.softmax(dim=0).numpy(),
                 looped=any(_loops(view.frame_indices) for view in item.views),
             )
-
-
-def _average(rows: Tensor, *, over: str) -> Tensor:
-    """The views' logits (V, K) -> (K,), with the arithmetic of the stage evaluate."""
-    if len(rows) == 1:
-        return rows[0]
-    if over == "logits":
-        return rows.mean(dim=0)
-    return rows.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(rows))
 
 
 def _loops(indices: Sequence[int]) -> bool:
