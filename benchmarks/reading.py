@@ -373,6 +373,7 @@ def waiting(source, clips, step_sec, epochs, device):
         batch_of = batches.of_epoch(epoch)
         next(batch_of)
         spent, started = 0.0, time.perf_counter()
+        time.sleep(step_sec)
         while True:
             asked = time.perf_counter()
             batch = next(batch_of, None)

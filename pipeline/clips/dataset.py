@@ -1,6 +1,7 @@
 """Clips and views to tensors: what a data loader reads, and in which order."""
 
 import dataclasses
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from pipeline.clips.batch_slots import BatchSlots
 from pipeline.clips.clip_index import Clip
 
 # Also offered from here, where most readers of clips meet them.
@@ -18,13 +20,13 @@ from pipeline.clips.frame_cache import DecodedFrames as DecodedFrames
 from pipeline.clips.frame_cache import FrameSource as FrameSource
 from pipeline.clips.frame_cache import keep_frames as keep_frames
 from pipeline.clips.frame_cache import open_dark_frames as open_dark_frames
+from pipeline.clips.video import Frames
 from pipeline.clips.views import (
     View,
     ViewRule,
     apply_view,
     centre_view,
     evaluation_views,
-    pixel_crc32,
     training_view,
 )
 
@@ -124,7 +126,7 @@ class ViewDataset(Dataset[Sample]):
         source: FrameSource,
         view_of: Callable[[Clip, int], View],
         size: int,
-        check: Callable[[Clip, int, int], None] | None = None,
+        check: Callable[[Clip, int, Frames], None] | None = None,
     ) -> None:
         """Keep the parts.
 
@@ -133,7 +135,7 @@ class ViewDataset(Dataset[Sample]):
             source: where frames come from.
             view_of: (clip, epoch) -> view.
             size: side of the view in pixels.
-            check: called with (clip, epoch, crc32 of the pixels) where a stored view is replayed.
+            check: called with (clip, epoch, pixels) where a stored view is replayed.
         """
         self.clips = clips
         self._source = source
@@ -143,6 +145,11 @@ class ViewDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def num_bytes(self, key: tuple[int, int]) -> int:
+        """Of an item's pixels."""
+        epoch, index = key
+        return len(self._view_of(self.clips[index], epoch).frame_indices) * self._size**2 * 3
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """See one clip."""
@@ -156,7 +163,7 @@ class ViewDataset(Dataset[Sample]):
         if view.flip:
             pixels = pixels.flip(2)
         if self._check is not None:
-            self._check(clip, epoch, pixel_crc32(pixels.numpy()))
+            self._check(clip, epoch, pixels.numpy())
         return Sample(pixels=pixels, label=clip.label, index=index)
 
 
@@ -215,25 +222,41 @@ def load_keys(
         workers: reading processes; 0 reads in this one.
         persistent: keep the workers between passes.
     """
+    slots = _slots(dataset, keys, workers)
     return LoadedBatches(
         DataLoader(
             _Reported(dataset),  # type: ignore[arg-type]
             batch_sampler=keys,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=_Collate(slots),
             persistent_workers=persistent and workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: the loader draws a seed for its workers, which must not move the model's dropout.
             generator=torch.Generator(),
-        )
+        ),
+        slots,
     )
+
+
+def _slots(dataset: ViewDataset, keys: Iterable[list[tuple[int, int]]], workers: int) -> BatchSlots | None:
+    """Memory for the batches of forked workers; None where batches go another way."""
+    # With a GPU the loader's own thread copies batches to page-locked memory and gives them back.
+    if workers == 0 or multiprocessing.get_start_method() != "fork" or torch.cuda.is_available():
+        return None
+    first = next(iter(keys), None)
+    if not first:
+        return None
+    # Two batches wait in each worker, one is in use and one is on its way out of use.
+    count = min(256, 2 * workers + 2)
+    return BatchSlots(count, len(first) * dataset.num_bytes(first[0]))
 
 
 class LoadedBatches:
     """Passes over a loader. A clip that cannot be read is an error here, in the words it was found with."""
 
-    def __init__(self, loader: "DataLoader[Batch | _Unread]") -> None:
+    def __init__(self, loader: "DataLoader[Batch | _Slot | _Unread]", slots: BatchSlots | None) -> None:
         self._loader = loader
+        self._slots = slots
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -246,7 +269,7 @@ class LoadedBatches:
             OSError: a file cannot be read or written.
         """
         # Begun here, not at the first batch: workers read ahead, and the order's epoch is that of now.
-        return _raised(iter(self._loader))
+        return _received(iter(self._loader), self._slots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,10 +280,27 @@ class _Unread:
     message: str
 
 
-def _raised(batches: "Iterator[Batch | _Unread]") -> Iterator[Batch]:
+@dataclass(frozen=True, kw_only=True)
+class _Slot:
+    """A batch that lies in a slot."""
+
+    number: int
+    shape: tuple[int, ...]
+    labels: list[int]
+    indices: list[int]
+
+
+def _received(batches: "Iterator[Batch | _Slot | _Unread]", slots: BatchSlots | None) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, _Unread):
             raise batch.kind(batch.message)
+        if isinstance(batch, _Slot):
+            assert slots is not None, "a batch lies in a slot, and there are none"
+            batch = Batch(
+                pixels=slots.lend(batch.number, batch.shape),
+                labels=torch.tensor(batch.labels),
+                indices=torch.tensor(batch.indices),
+            )
         yield batch
 
 
@@ -279,15 +319,26 @@ class _Reported(Dataset["Sample | _Unread"]):
             return _Unread(kind=OSError, message=str(error))
 
 
-def _collate(samples: "list[Sample | _Unread]") -> "Batch | _Unread":
-    read = []
-    for sample in samples:
-        if isinstance(sample, _Unread):
-            return sample
-        read.append(sample)
-    return Batch(
-        # Of a worker: stacked in memory that the main process shares, not copied there afterwards.
-        pixels=default_collate([sample.pixels for sample in read]),
-        labels=torch.tensor([sample.label for sample in read]),
-        indices=torch.tensor([sample.index for sample in read]),
-    )
+class _Collate:
+    """Samples to a batch; in a worker, in a slot where one is free."""
+
+    def __init__(self, slots: BatchSlots | None) -> None:
+        self._slots = slots
+
+    def __call__(self, samples: "list[Sample | _Unread]") -> "Batch | _Slot | _Unread":
+        read = []
+        for sample in samples:
+            if isinstance(sample, _Unread):
+                return sample
+            read.append(sample)
+        pixels = [sample.pixels for sample in read]
+        labels, indices = [sample.label for sample in read], [sample.index for sample in read]
+        slot = self._slots.stack(pixels) if self._slots is not None else None
+        if slot is not None:
+            return _Slot(number=slot, shape=(len(read), *pixels[0].shape), labels=labels, indices=indices)
+        return Batch(
+            # Of a worker: stacked in memory that the main process shares, not copied there afterwards.
+            pixels=default_collate(pixels),
+            labels=torch.tensor(labels),
+            indices=torch.tensor(indices),
+        )

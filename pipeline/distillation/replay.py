@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.clips.clip_index import Clip
 from pipeline.clips.dataset import FrameSource
-from pipeline.clips.video import probe
+from pipeline.clips.video import Frames, probe
 from pipeline.clips.views import View, apply_view, pixel_crc32
 from pipeline.distillation.logit_store import LogitStore
 
@@ -41,8 +41,13 @@ class PixelCheck:
     strict: bool
     every: int = CHECKED_ONE_IN
 
-    def __call__(self, clip: Clip, epoch: int, crc32: int) -> None:
-        """Check a view.
+    def __call__(self, clip: Clip, epoch: int, pixels: Frames) -> None:
+        """Check a view, or leave it.
+
+        Args:
+            clip: whose view it is.
+            epoch: 0-based; its view is `epoch` mod V.
+            pixels: uint8 (T, S, S, 3), as the student sees them.
 
         Raises:
             ValueError: strict, and the pixels differ.
@@ -52,6 +57,7 @@ class PixelCheck:
             return
         view = epoch % self.store.num_views
         stored = self.store.row(clip.id, view).pixel_crc32
+        crc32 = pixel_crc32(pixels)
         if crc32 == stored:
             return
         info = probe(self.videos / clip.id, colour_range=self.colour_range)
@@ -71,7 +77,7 @@ def check_views(check: PixelCheck, clips: Sequence[Clip], source: FrameSource, *
     views, every = StoredViews(store=check.store), dataclasses.replace(check, every=1)
     for clip in clips:
         view = views(clip, 0)
-        every(clip, 0, pixel_crc32(apply_view(source.frames(clip, view.frame_indices), view, size)))
+        every(clip, 0, apply_view(source.frames(clip, view.frame_indices), view, size))
 
 
 def stored_logits(store: LogitStore, clips: Sequence[Clip], indices: Tensor, epoch: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from pipeline.clips.clip_index import Clip
 from pipeline.clips.dataset import Batches, CentreViews, FrameSource, ViewDataset
 from pipeline.clips.files import replacing
+from pipeline.clips.video import Frames
 from pipeline.clips.views import View, ViewRule
 from pipeline.models.classifier import Classifier, build_classifier, load_weights
 from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
@@ -81,7 +82,7 @@ def train_classifier(
     source: FrameSource,
     rule: ViewRule,
     view_of: Callable[[Clip, int], View],
-    check: Callable[[Clip, int, int], None] | None,
+    check: Callable[[Clip, int, Frames], None] | None,
     loss_of: LossOf,
     settings: Mapping[str, Any],
     workers: int,
