@@ -32,8 +32,8 @@ def table(reports):
     for name, report in reports.items():
         for each in report["ratios"]:
             interval = f"{each['low']:.2f} - {each['high']:.2f}"
-            wanted = each["wanted"] or "-"
-            lines.append(f"| {name}: {each['name']} | {each['ratio']:.2f} | {interval} | {each['rounds']} | {wanted} |")
+            wanted, kind = each["wanted"] or "-", name.partition("-")[0]
+            lines.append(f"| {kind}: {each['name']} | {each['ratio']:.2f} | {interval} | {each['rounds']} | {wanted} |")
     return "\n".join(lines)
 
 
@@ -42,7 +42,8 @@ def table(reports):
 @click.option("--into", "document", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def main(folder, document):
     """Replace what stands between the marks of a document by the table of those reports that FOLDER holds."""
-    found = {name: path for name in SHOWN if (path := folder / f"{name}.json").is_file()}
+    # A benchmark that was run in pieces has a file for each: training.json, training-memory.json.
+    found = {path.stem: path for name in SHOWN for path in sorted(folder.glob(f"{name}*.json"))}
     if not found:
         raise click.ClickException(f"{folder}: found none of {', '.join(SHOWN)}.json; run `make bench` first")
     reports = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items()}

@@ -8,6 +8,7 @@ measures the memory of a batch of 8 with checkpointed activations. Clips are noi
 measured elsewhere.
 """
 
+import dataclasses
 import multiprocessing
 import statistics
 import tempfile
@@ -314,10 +315,12 @@ PARTS = ("steps", "memory", "clips", "fit")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, of the steps.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of torch.")
 @click.option("--rounds", type=click.IntRange(6), default=ROUNDS, show_default=True, help="Rounds of comparisons.")
+@click.option("--frames", type=click.IntRange(8), help="Frames a clip: fewer allow more rounds.")
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only these; all without it.")
-def main(out, small, device, threads, rounds, parts):
+def main(out, small, device, threads, rounds, frames, parts):
     """Time and weigh training steps; print and save the figures."""
     size, report = SMALL if small else FULL, {"small": small}
+    size = dataclasses.replace(size, frames=frames or size.frames)
     for part in parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="training-") as made:
             folder = Path(made)

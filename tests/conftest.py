@@ -87,3 +87,17 @@ def small_configs(small_params):
         return configs | {"baseline": parse(BaselineConfig, params["student"], where="student", extra=STUDENT_ONLY)}
 
     return make
+
+
+@pytest.fixture(scope="module")
+def with_teacher(tmp_path_factory, small_configs):
+    """A run that has its teacher, and no logits yet."""
+    from micro import Run  # not above: what needs no run should not import every stage
+
+    run = Run(tmp_path_factory.mktemp("with_teacher") / "micro", small_configs())
+    run.folder.mkdir()
+    run.render()
+    run.prepare(presets.ARID_CLASSES)
+    run.enhancer()
+    run.teacher()
+    return run

@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from micro import Run
+from processes import finish, needs_proc, ranks_of, start
 
 from pipeline import presets
 from pipeline.cli import cli
@@ -23,7 +22,6 @@ from pipeline.distillation.logit_store import Block, ClipTable, LogitStore, Stor
 from pipeline.distillation.logit_store_shards import Shard
 from pipeline.distillation.logit_store_size import estimate_bytes
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
-from pipeline.presets import ARID_CLASSES
 from pipeline.training.distributed import LAUNCHER, PROCESSES, launch, processes_to_start, wait_for_writers
 
 ROOT = Path(__file__).parents[1]
@@ -31,27 +29,11 @@ OPTIONS = ["--clips", "clips.csv", "--videos", "rendered/videos", "--teacher", "
 LONG = {"views": 40, "batch_size": 1}  # 440 blocks: long enough to be stopped in the middle
 SHARDS = ".work/logits/shard-{}.h5"
 
-needs_proc = pytest.mark.skipif(
-    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="finds the ranks through Linux' /proc"
-)
-
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, small_configs):
-    """A run that has its teacher, and no logits yet."""
-    run = Run(tmp_path_factory.mktemp("trained") / "micro", small_configs())
-    run.folder.mkdir()
-    run.render()
-    run.prepare(ARID_CLASSES)
-    run.enhancer()
-    run.teacher()
-    return run
-
-
-@pytest.fixture(scope="module")
-def long_bytes(trained, tmp_path_factory, small_configs):
+def long_bytes(with_teacher, tmp_path_factory, small_configs):
     """The store of an uninterrupted run of one process, with the settings LONG."""
-    return whole(trained, tmp_path_factory.mktemp("long") / "run", small_configs(logits=LONG))
+    return whole(with_teacher, tmp_path_factory.mktemp("long") / "run", small_configs(logits=LONG))
 
 
 def whole(run, folder, configs):
@@ -60,43 +42,8 @@ def whole(run, folder, configs):
     return fresh["logits.h5"].read_bytes()
 
 
-def start(folder, params, processes):
-    presets.write_params(folder / "params.yaml", params, name="demo", force=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "logits", *OPTIONS, "--store", "logits.h5"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), PROCESSES: str(processes)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(folder, params, processes):
-    with start(folder, params, processes) as process:
-        output = process.communicate()[0]
-    assert process.returncode == 0, output
-    return output
-
-
-def rank_ids(process, count, limit_sec=120):
-    """Process ids of a launcher's ranks, in order, once all have started."""
-    end = time.monotonic() + limit_sec
-    found = {}
-    while len(found) < count:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, "the ranks never started"
-        time.sleep(0.01)
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            try:
-                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            found |= {int(v.removeprefix(b"RANK=")): int(child) for v in variables if v.startswith(b"RANK=")}
-    return [found[rank] for rank in range(count)]
+def run(folder, params, processes):
+    return start(folder, params, ["logits", *OPTIONS, "--store", "logits.h5"], **{PROCESSES: str(processes)})
 
 
 def wait_for_flushes(folder, process, count, limit_sec=120):
@@ -156,13 +103,13 @@ def blocks_in(shard, spec, batch_size):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_write_the_bytes_of_one_and_add_views_without_computing_any_again(
-    trained, tmp_path, small_params, small_configs, capsys
+    with_teacher, tmp_path, small_params, small_configs, capsys
 ):
     two, three = small_configs(), small_configs(logits={"views": 3})
-    folder = trained.copy(tmp_path / "run").folder
-    output = finish(folder, small_params(), 2)
+    folder = with_teacher.copy(tmp_path / "run").folder
+    output = finish(run(folder, small_params(), 2))
     capsys.readouterr()
-    assert (folder / "logits.h5").read_bytes() == whole(trained, tmp_path / "two", two)
+    assert (folder / "logits.h5").read_bytes() == whole(with_teacher, tmp_path / "two", two)
     # The second rank is silent.
     assert len(output.splitlines()) == len(capsys.readouterr().out.splitlines()), output
     batch_size, shards = two["logits"].batch_size, [folder / SHARDS.format(rank) for rank in range(2)]
@@ -171,19 +118,19 @@ def test_two_processes_write_the_bytes_of_one_and_add_views_without_computing_an
     # 11 clips in blocks of 4: 3 blocks a view, taken in turns.
     assert before == [[0, 2, 4], [1, 3, 5]]
 
-    assert kept(finish(folder, small_params(logits={"views": 3}), 2)) == (6, 9)
+    assert kept(finish(run(folder, small_params(logits={"views": 3}), 2))) == (6, 9)
     assert [blocks_in(shard, spec, batch_size) for shard in shards] == [[0, 2, 4, 6, 8], [1, 3, 5, 7]]
-    assert (folder / "logits.h5").read_bytes() == whole(trained, tmp_path / "three", three)
+    assert (folder / "logits.h5").read_bytes() == whole(with_teacher, tmp_path / "three", three)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @needs_proc
-def test_killed_and_stopped_ranks_go_on_with_any_number_of_processes(trained, long_bytes, tmp_path, small_params):
-    folder = trained.copy(tmp_path / "run").folder
+def test_killed_and_stopped_ranks_go_on_with_any_number_of_processes(with_teacher, long_bytes, tmp_path, small_params):
+    folder = with_teacher.copy(tmp_path / "run").folder
     params = small_params(logits=LONG)
-    with start(folder, params, 2) as process:
-        ranks = rank_ids(process, 2)
+    with run(folder, params, 2) as process:
+        ranks = ranks_of(process, 2)
         wait_for_flushes(folder, process, 2)
         os.kill(ranks[1], signal.SIGKILL)
         output = process.communicate()[0]
@@ -192,11 +139,11 @@ def test_killed_and_stopped_ranks_go_on_with_any_number_of_processes(trained, lo
     assert all(gone(rank) for rank in ranks)
     assert not (folder / "logits.h5").exists()
 
-    with start(folder, params, 3) as first:
-        ranks = rank_ids(first, 3)
+    with run(folder, params, 3) as first:
+        ranks = ranks_of(first, 3)
         wait_for_flushes(folder, first, 3)
         os.kill(ranks[0], signal.SIGSTOP)  # so that it is still at work when the next one comes
-        with start(folder, params, 1) as second:
+        with run(folder, params, 1) as second:
             line = second.stdout.readline()
             assert f"process {ranks[0]} is doing this stage already; waiting for it" in line
             first.send_signal(signal.SIGINT)
@@ -218,11 +165,11 @@ def test_killed_and_stopped_ranks_go_on_with_any_number_of_processes(trained, lo
 @needs_proc
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills ranks with their launcher")
 def test_a_killed_process_group_leaves_no_rank_behind(
-    trained, long_bytes, tmp_path, small_configs, small_params, capsys
+    with_teacher, long_bytes, tmp_path, small_configs, small_params, capsys
 ):
-    copied = trained.copy(tmp_path / "run", small_configs(logits=LONG))
-    with start(copied.folder, small_params(logits=LONG), 2) as process:
-        ranks = rank_ids(process, 2)
+    copied = with_teacher.copy(tmp_path / "run", small_configs(logits=LONG))
+    with run(copied.folder, small_params(logits=LONG), 2) as process:
+        ranks = ranks_of(process, 2)
         wait_for_flushes(copied.folder, process, 2)
         os.killpg(process.pid, signal.SIGKILL)  # of the launcher alone: ranks have groups of their own
         process.communicate()
@@ -237,8 +184,8 @@ def test_a_killed_process_group_leaves_no_rank_behind(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_each_shard_is_checked_and_a_failing_rank_names_its_reason(trained, tmp_path, small_configs, small_params):
-    copied = trained.copy(tmp_path / "run")
+def test_each_shard_is_checked_and_a_failing_rank_names_its_reason(with_teacher, tmp_path, small_configs, small_params):
+    copied = with_teacher.copy(tmp_path / "run")
     copied.logits()
     spec, store = spec_of(copied["logits.h5"], 2), copied["logits.h5"]
     shards = [copied[SHARDS.format(number)] for number in (0, 1)]
@@ -248,7 +195,7 @@ def test_each_shard_is_checked_and_a_failing_rank_names_its_reason(trained, tmp_
     with ShardWriter(shards[1], spec, 4) as writer:
         writer.write(1, changed)
     store.unlink()
-    with start(copied.folder, small_params(), 2) as process:
+    with run(copied.folder, small_params(), 2) as process:
         output = process.communicate()[0]
     assert process.returncode == 1
     assert "process 1: Error: .work/logits/shard-1.h5: the first kept block does not come out the same" in output
@@ -257,8 +204,8 @@ def test_each_shard_is_checked_and_a_failing_rank_names_its_reason(trained, tmp_
     assert not store.exists()
 
 
-def test_equal_blocks_in_two_shards_are_taken_once(trained, tmp_path, capsys):
-    copied = trained.copy(tmp_path / "run")
+def test_equal_blocks_in_two_shards_are_taken_once(with_teacher, tmp_path, capsys):
+    copied = with_teacher.copy(tmp_path / "run")
     copied.logits()
     before = copied["logits.h5"].read_bytes()
     copied["logits.h5"].unlink()
@@ -269,8 +216,8 @@ def test_equal_blocks_in_two_shards_are_taken_once(trained, tmp_path, capsys):
     assert copied["logits.h5"].read_bytes() == before
 
 
-def test_a_start_waits_for_readers_that_still_hold_a_shard(trained, tmp_path, monkeypatch):
-    copied = trained.copy(tmp_path / "run")
+def test_a_start_waits_for_readers_that_still_hold_a_shard(with_teacher, tmp_path, monkeypatch):
+    copied = with_teacher.copy(tmp_path / "run")
     copied.logits()
     shard = copied[SHARDS.format(0)]
     said = io.StringIO()  # what pytest captures it empties when it is read, and may lose what comes meanwhile
@@ -334,9 +281,9 @@ def state(folder):
 
 
 def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(
-    trained, tmp_path, small_configs, small_params, monkeypatch
+    with_teacher, tmp_path, small_configs, small_params, monkeypatch
 ):
-    copied = trained.copy(tmp_path / "run")
+    copied = with_teacher.copy(tmp_path / "run")
     presets.write_params(copied["params.yaml"], small_params(logits={"views": 3}), name="demo", force=True)
     said = dry_run(copied.folder, monkeypatch)
     assert said["rows"].startswith("33 (11 clips x 3 views, 11 classes, 4 frames a view)")

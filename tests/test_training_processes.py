@@ -7,25 +7,22 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from micro import Run
+from processes import ROOT, finish, needs_proc, ranks_of, start
 from torch import nn
 
 from pipeline import presets
 from pipeline.cli import cli
 from pipeline.clips.dataset import Batch
-from pipeline.presets import ARID_CLASSES
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.distributed import LAUNCHER, PROCESSES, WORLD, Ranks, joined, processes_to_start
 from pipeline.training.loop import Schedule, train_one_epoch
 from pipeline.training.parts import Part, Share, Step, check_parts, share_of
 from pipeline.training.together import RunningStatistics, Together
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 OUTS = {
     "teacher": ["--enhancer", "enhancer.safetensors", "--card", "teacher.json"],
@@ -33,50 +30,18 @@ OUTS = {
     "baseline": [],
 }
 
-needs_proc = pytest.mark.skipif(
-    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="finds the ranks through Linux' /proc"
-)
-
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, small_configs):
+def trained(with_teacher):
     """A run with a teacher and its logits."""
-    run = Run(tmp_path_factory.mktemp("trained") / "micro", small_configs())
-    run.folder.mkdir()
-    run.render()
-    run.prepare(ARID_CLASSES)
-    run.enhancer()
-    run.teacher()
-    run.logits()
-    return run
+    with_teacher.logits()
+    return with_teacher
 
 
 def command(stage):
     files = ["--clips", "clips.csv", "--videos", "rendered/videos", "--statistics", "statistics.json", *OUTS[stage]]
     written = ["--checkpoint", f"{stage}.safetensors", "--curve", f"{stage}_curve.csv"]
     return [stage, *files, *written, "--timings", f"{stage}_timings.json"]
-
-
-def start(folder, params, arguments, *, before=(), **environment):
-    presets.write_params(folder / "params.yaml", params, name="demo", force=True)
-    return subprocess.Popen(
-        [sys.executable, *before, "-m", "pipeline", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(process):
-    with process:
-        output = process.communicate()[0]
-    assert process.returncode == 0, output
-    return output
 
 
 def losses(path):
@@ -173,22 +138,6 @@ def test_two_machines_without_a_shared_folder_train_one_student_and_go_on(traine
     (said, other), codes = nodes(folders, [small_params(student=changes), small_params(student=changes | {"lr": 2e-3})])
     assert 0 not in codes
     assert "process 1 of 2 found parameters, input files, code or versions of hash" in other
-
-
-def ranks_of(process, count, limit_sec=120):
-    """Process ids of a launcher's ranks, in order, once all have started."""
-    end, found = time.monotonic() + limit_sec, {}
-    while len(found) < count:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, "the ranks never started"
-        time.sleep(0.01)
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            try:
-                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            found |= {int(v.removeprefix(b"RANK=")): int(child) for v in variables if v.startswith(b"RANK=")}
-    return [found[rank] for rank in range(count)]
 
 
 @pytest.mark.slow
