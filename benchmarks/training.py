@@ -211,8 +211,9 @@ def measure_steps(size, folder, device_name, threads, rounds):
     middle = {kind: statistics.median(seconds) / size.steps for kind, seconds in times.items()}
     for kind, seconds in middle.items():
         click.echo(f"  {kind:26} {seconds:9.3f} s a step")
-    print_ratio("student, cached logits / baseline, time", ratio(times[CACHED], times[BASELINE]), wanted="at most 1.03")
-    print_ratio("student, live teacher / cached logits, time", ratio(times[LIVE], times[CACHED]), wanted="at least 1.3")
+    named = f"{size.model}, {size.frames} frames: student with"
+    print_ratio(f"{named} cached logits / baseline", ratio(times[CACHED], times[BASELINE]), wanted="at most 1.03")
+    print_ratio(f"{named} live teacher / cached logits", ratio(times[LIVE], times[CACHED]), wanted="at least 1.3")
     totals = show_totals(middle[CACHED], middle[PASS], middle[LIVE])
     return {"size": str(size), "device": str(device), "sec": times, "totals": totals}
 

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from pipeline.commands import doctor, export, inspect, predict, stages, tools
+from pipeline.commands import doctor, export, inspect, predict, report, stages, tools
 from pipeline.commands.store import store
 from pipeline.commands.use import use
 
@@ -15,12 +15,19 @@ def cli() -> None:
     """Distil a student that recognises actions in dark video (DL-KDD).
 
     `dlkdd use` chooses the parameters, `dvc repro` runs the stages.
-    """
+
+    \b
+    Example:
+      dlkdd use demo
+      dvc repro
+      dlkdd table demo
+    """  # noqa: D301
 
 
 for _command in (
     use,
     *stages.COMMANDS,
+    *report.COMMANDS,
     store,
     *tools.COMMANDS,
     *inspect.COMMANDS,

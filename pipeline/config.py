@@ -366,9 +366,15 @@ class EvaluateConfig:
     calibration_bins: int
     """Bins of the expected calibration error."""
     bootstrap: int
-    """Resamples behind the calibration error's interval."""
+    """Resamples behind the intervals of the calibration error and of top-1 by darkness."""
+    luma_bins: int
+    """Parts of about as many test clips each, by mean luma, that are measured apart."""
+    stress_ev: tuple[float, ...]
+    """Stops of light that the dark model adds to test clips, 0 and below; 0 leaves them as they are. [] for none."""
+    stress_clips: int
+    """Most test clips that are darkened, drawn by the seed from all classes alike."""
     seed: int
-    """Draws the resamples."""
+    """Draws the resamples, and the darkened clips, their cameras and their noise."""
 
     def __post_init__(self) -> None:
         _at_least("evaluate.batch_size", self.batch_size, 1)
@@ -377,6 +383,13 @@ class EvaluateConfig:
         _one_of("evaluate.average", self.average, ("logits", "probabilities"))
         _at_least("evaluate.calibration_bins", self.calibration_bins, 2)
         _at_least("evaluate.bootstrap", self.bootstrap, 100)
+        _at_least("evaluate.luma_bins", self.luma_bins, 1)
+        _at_least("evaluate.stress_clips", self.stress_clips, 1)
+        if len(set(self.stress_ev)) < len(self.stress_ev) or not all(-20 <= ev <= 0 for ev in self.stress_ev):
+            raise ValueError(
+                f"evaluate.stress_ev: found {list(self.stress_ev)}, wanted different stops from -20 to 0, or []: clips "
+                "can be darkened, not given light that was not filmed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,7 @@ def run(
             title="baseline",
             ranks=ranks,
             checkpointed=compute.checkpoint_activations,
+            live=checkpoint.parent / "live",
         )
         if not ranks.first:
             return

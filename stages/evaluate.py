@@ -12,21 +12,22 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
-from pipeline.clips.dataset import Batches, CachePolicy, EvaluationViews, ViewDataset, open_dark_frames
-from pipeline.clips.files import replacing
+from pipeline.clips.dataset import CachePolicy
+from pipeline.clips.files import replacing, sha256_of
 from pipeline.config import ComputeConfig, EvaluateConfig, plain
-from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
-from pipeline.inference.averaging import average
+from pipeline.inference.darkness import by_luma
 from pipeline.inference.loading import Loaded, load_recogniser
+from pipeline.inference.model_card import model_card
+from pipeline.inference.stress import stress_curve
+from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.training.checkpoint import Record
-from pipeline.training.loop import predict
-from pipeline.training.metrics import compare, describe, top_k_hits
+from pipeline.training.metrics import agreement, compare, describe, reliability_bins, top_k_hits
 from pipeline.training.precision import check_precision
 from pipeline.training.work_folder import cache_policy, work_folder, work_root
 
 MODELS = ("baseline", "teacher", "student")
 DETAILS = ("per_class", "confusion")
-"""Figures that go into the details' file: too many for a table of metrics."""
+"""Figures of `describe` that go into the details' file: too many for a table of metrics."""
 
 
 def run(
@@ -37,12 +38,13 @@ def run(
     details: Path,
     predictions: Path,
     confusion: Path,
+    card: Path,
     *,
     config: EvaluateConfig,
     compute: ComputeConfig,
     device: torch.device,
 ) -> None:
-    """Write metrics.json, details.json, predictions.csv and the student's confusion.csv.
+    """Write metrics.json, details.json, predictions.csv, the student's confusion.csv and MODEL_CARD.md.
 
     Test clips without a label are predicted and not measured; where none has one, metrics.json says `n: 0` alone.
 
@@ -51,14 +53,16 @@ def run(
         videos: root that clip ids are relative to.
         checkpoints: by model: baseline, teacher, student.
         metrics: figures with intervals, and how the models stand to each other.
-        details: the protocol, and figures per class and confusion.
+        details: the protocol, the checkpoints' sha256, and figures by class, confidence and darkness.
         predictions: every test clip with every model's answer.
         confusion: actual and predicted class of every test clip, for plots.
+        card: the model card, beside the student's checkpoint so that `dlkdd export` finds it.
         config: the section of params.yaml.
         compute: the machine.
         device: where to evaluate.
     """
-    clips = of_subset(read_clips(clip_index), "test")
+    all_clips = read_clips(clip_index)
+    clips = of_subset(all_clips, "test")
     if not clips:
         raise ValueError(f"{clip_index}: holds no test clip; give prepare a test list")
     labels = np.array([clip.label for clip in clips], np.int64)
@@ -68,27 +72,40 @@ def run(
     with work_folder("evaluate", out=metrics, settings=plain(config), inputs=inputs):
         check_precision(device, compute.precision)
         logits: dict[str, NDArray[np.float32]] = {}
-        records: dict[str, Record] = {}
+        loaded: dict[str, Loaded] = {}
         cache = cache_policy(work_root(metrics), mode=compute.cache, cache_gb=compute.cache_gb)
         for kind in MODELS:
-            loaded = load_recogniser(checkpoints[kind], device=device, kind=kind, precision=compute.precision)
-            records[kind] = loaded.record
-            _check_classes(checkpoints[kind], loaded.record.class_names, clips)
-            logits[kind] = _logits(loaded, clips, videos, cache, config, compute, device)
+            loaded[kind] = load_recogniser(checkpoints[kind], device=device, kind=kind, precision=compute.precision)
+            _check_classes(checkpoints[kind], loaded[kind].record.class_names, clips)
+            logits[kind] = clip_logits(
+                loaded[kind],
+                clips,
+                videos,
+                views=protocol_views(loaded[kind], clips=config.clips, crops=config.crops),
+                over=config.average,
+                batch_size=config.batch_size,
+                workers=compute.workers,
+                cache=cache,
+                device=device,
+            )
+        records = {kind: each.record for kind, each in loaded.items()}
+        files = {what: (path.name, sha256_of(path)) for what, path in {**checkpoints, "clips": clip_index}.items()}
         names = records["student"].class_names
         figures: dict[str, Any] = {"n": 0}
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"class_names": list(names), "protocol": protocol(records, config, compute.precision)}
+        more["checkpoints"] = {kind: files[kind][1] for kind in MODELS}
         if known.any():
             of_known = {kind: values[known] for kind, values in logits.items()}
-            figures, more = measure(of_known, labels[known], names, config)
-        _write_json(
-            details, {"class_names": list(names), "protocol": protocol(records, config, compute.precision), **more}
-        )
-        header = ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))]
-        _write_rows(predictions, header, _predictions(clips, logits, names))
-        answers = logits["student"].argmax(axis=1)
-        pairs = [[c.class_name, names[answer]] for c, answer in zip(clips, answers, strict=True) if c.label >= 0]
-        _write_rows(confusion, ["actual", "predicted"], pairs)
+            figures, measured = measure(of_known, labels[known], names, config)
+            labelled = [clip for clip in clips if clip.label >= 0]
+            more |= measured
+            more["darkness"] = darkness(loaded, labelled, of_known, videos, cache, config, device)
+        _write_answers(predictions, confusion, clips, logits, names)
+        _write_json(details, more)
+        run_name = card.resolve().parent.name
+        text = model_card(run_name, clips=all_clips, records=records, files=files, figures=figures, details=more)
+        with replacing(card) as partial:
+            partial.write_text(text, encoding="utf-8")
         _write_json(metrics, figures)
     if not known.any():
         print(f"{len(clips)} test clips without labels: predictions only")
@@ -136,49 +153,45 @@ def measure(
     figures: dict[str, Any] = {"n": len(labels)}
     for kind in MODELS:
         figures[kind] = describe(logits[kind], labels, names, bins=bins, resamples=resamples, seed=seed)
-    more = {kind: {key: figures[kind].pop(key) for key in DETAILS} for kind in MODELS}
+    more: dict[str, Any] = {kind: {key: figures[kind].pop(key) for key in DETAILS} for kind in MODELS}
+    for kind in MODELS:
+        more[kind]["reliability"] = reliability_bins(logits[kind], labels, bins=bins)
     hits = {kind: top_k_hits(logits[kind], labels, 1) for kind in MODELS}
+    more["disagreement"] = agreement(hits["student"], hits["teacher"], names=("student", "teacher"))
     for other in ("baseline", "teacher"):
         figures[f"student_minus_{other}"] = compare(hits["student"], hits[other])
     return figures, more
 
 
-def _logits(
-    loaded: Loaded,
+def darkness(
+    loaded: Mapping[str, Loaded],
     clips: Sequence[Clip],
+    logits: Mapping[str, NDArray[np.float32]],
     videos: Path,
     cache: CachePolicy,
     config: EvaluateConfig,
-    compute: ComputeConfig,
     device: torch.device,
-) -> NDArray[np.float32]:
-    """Logits of the test clips averaged over their views, (N, K); all about the pixels comes from the checkpoint."""
-    pixels = loaded.preprocessing
-    rule = pixels.view_rule
-    if config.crops == "ten" and not rule.flip:
-        raise ValueError("evaluate.crops: ten mirrors clips, the model was trained with views.flip: false; set five")
-    size, colours = rule.frame_size, pixels.colour_range
-    if loaded.enhancer is None:
-        source = open_dark_frames(clips, videos, frame_size=size, colour_range=colours, cache=cache)
-    else:
-        source = open_teacher_frames(
-            clips,
-            videos,
-            loaded.enhancer,
-            enhancer_on=pixels.enhancer_on,
-            frame_size=size,
-            colour_range=colours,
-            cache=cache,
-            device=device,
-        )
-    views = EvaluationViews(rule=rule, clips=config.clips, crops=config.crops)
-    dataset = ViewDataset(clips, source=source, view_of=views, size=rule.size)
-    batches = Batches(
-        dataset, batch_size=config.batch_size, seed=None, workers=reading_workers(source, compute.workers)
+) -> dict[str, Any]:
+    """Top-1 by luma as filmed and over synthetic exposure; of labelled clips and their logits by model."""
+    labels = np.array([clip.label for clip in clips], np.int64)
+    drawn: dict[str, int] = {"resamples": config.bootstrap, "seed": config.seed}
+    hits = {kind: top_k_hits(values, labels, 1) for kind, values in logits.items()}
+    curve = stress_curve(
+        loaded,
+        clips,
+        logits,
+        videos,
+        views={kind: protocol_views(each, clips=config.clips, crops=config.crops) for kind, each in loaded.items()},
+        exposures=config.stress_ev,
+        most_clips=config.stress_clips,
+        over=config.average,
+        batch_size=config.batch_size,
+        cache=cache,
+        device=device,
+        **drawn,
     )
-    count = len(views.of(clips[0]))
-    answers = torch.stack([predict(loaded.recogniser, batches, device=device, epoch=view) for view in range(count)])
-    return average(answers, over=config.average).numpy()
+    luma = np.array([clip.mean_luma for clip in clips])
+    return {"bins": by_luma(luma, hits, bins=config.luma_bins, **drawn), "stress": curve}
 
 
 def _check_classes(checkpoint: Path, names: Sequence[str], clips: Sequence[Clip]) -> None:
@@ -190,6 +203,20 @@ def _check_classes(checkpoint: Path, names: Sequence[str], clips: Sequence[Clip]
                 f"{checkpoint}: clip {clip.id} is of class {clip.label} ({clip.class_name}), the checkpoint knows "
                 f"{list(names)}; train again on this clips.csv"
             )
+
+
+def _write_answers(
+    predictions: Path,
+    confusion: Path,
+    clips: Sequence[Clip],
+    logits: Mapping[str, NDArray[np.float32]],
+    names: Sequence[str],
+) -> None:
+    header = ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))]
+    _write_rows(predictions, header, _predictions(clips, logits, names))
+    answers = logits["student"].argmax(axis=1)
+    pairs = [[clip.class_name, names[answer]] for clip, answer in zip(clips, answers, strict=True) if clip.label >= 0]
+    _write_rows(confusion, ["actual", "predicted"], pairs)
 
 
 def _predictions(

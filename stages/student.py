@@ -210,6 +210,7 @@ def train_student(
             title=stage,
             ranks=ranks,
             checkpointed=compute.checkpoint_activations,
+            live=checkpoint.parent / "live",
         )
         if not ranks.first:
             return

@@ -120,6 +120,7 @@ def run(
             title="teacher",
             ranks=ranks,
             checkpointed=compute.checkpoint_activations,
+            live=checkpoint.parent / "live",
         )
         if not ranks.first:
             return

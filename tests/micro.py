@@ -5,7 +5,7 @@ import shutil
 
 import torch
 
-from stages import baseline, enhancer, evaluate, logits, prepare, render, student, teacher
+from stages import baseline, enhancer, evaluate, logits, prepare, render, report, student, teacher
 
 CPU = torch.device("cpu")
 RESULTS = (
@@ -16,7 +16,12 @@ RESULTS = (
     "student.safetensors",
     "baseline.safetensors",
     "metrics.json",
+    "details.json",
+    "MODEL_CARD.md",
 )
+
+FIGURES = ("metrics.json", "details.json", "predictions.csv", "confusion.csv", "MODEL_CARD.md")
+"""What evaluate writes, in the order of its arguments."""
 
 
 class Run:
@@ -129,9 +134,13 @@ class Run:
             self["details.json"],
             self["predictions.csv"],
             self["confusion.csv"],
+            self["MODEL_CARD.md"],
             config=self.configs["evaluate"],
             **self.machine(),
         )
+
+    def report(self, params):
+        report.run(self.folder, self["report.html"], videos=self.videos, params=params)
 
     def hashes(self, names=RESULTS):
         return {name: hashlib.sha256(self[name].read_bytes()).hexdigest() for name in names}

@@ -235,11 +235,3 @@ def test_the_tools_brighten_print_tables_and_count_cost(tmp_path, make_video, mo
     assert result.exit_code == 0, result.output
     assert "| student |" in Path("cost.md").read_text()
     assert Path("cost.json").exists()
-
-
-@pytest.mark.parametrize("name", sorted(cli.commands))
-def test_help_prints_examples_on_lines_of_their_own(name):
-    text = call(name, "-h").stdout
-    assert "\\b" not in text
-    for line in text.splitlines():
-        assert line.count("dlkdd ") <= 1, line

@@ -86,7 +86,7 @@ def project(tmp_path_factory, small_params):
 
 def test_a_bare_repro_runs_every_stage_and_a_second_one_none(project):
     assert sorted(project.first) == sorted(
-        ["render", "prepare", "enhancer", "teacher", "logits", "student", "baseline", "evaluate"]
+        ["render", "prepare", "enhancer", "teacher", "logits", "student", "baseline", "evaluate", "report"]
     )
     assert project.ran("repro") == []
     assert "student@demo" in project.dvc("dag")
@@ -102,6 +102,16 @@ def test_metrics_and_plots_show(project):
         assert plot in page
 
 
+def test_the_page_is_an_out_that_the_same_inputs_give_again(project):
+    page = project.folder / "data/demo/report.html"
+    before = page.read_bytes()
+    assert b"Learning curves" in before
+    assert b"Right and sure" in before or b"Wrong and sure" in before
+    assert project.ran("repro", "--force", "--single-item", "report@demo") == ["report"]
+    assert page.read_bytes() == before
+    assert "data/demo/report.html" in (project.folder / "dvc.lock").read_text()
+
+
 def test_outs_of_a_repeated_run_are_the_same_bytes(project):
     before = project.results()
     assert "evaluate" in project.ran("repro", "--force")
@@ -111,10 +121,10 @@ def test_outs_of_a_repeated_run_are_the_same_bytes(project):
 def test_a_changed_kd_weight_reruns_the_student_and_what_follows(project):
     project.edit("params.yaml", "kd_weight: 1.5", "kd_weight: 0.5")
     assert "student.kd_weight" in project.dvc("params", "diff")
-    assert project.ran("repro") == ["student", "evaluate"]
+    assert project.ran("repro") == ["student", "evaluate", "report"]
     project.edit("params.yaml", "kd_weight: 0.5", "kd_weight: 1.5")
-    # The run cache gives back what was computed before.
-    assert project.ran("repro") == []
+    # The run cache gives back what was computed before; if with the timings of another time, the page tells of those.
+    assert project.ran("repro") in ([], ["report"])
 
 
 def test_a_changed_help_text_reruns_nothing(project):
@@ -128,6 +138,18 @@ def test_an_experiment_runs_what_its_parameter_changes(project):
     assert "Running stage 'student@demo'" in output
     assert "Running stage 'teacher@demo'" not in output
     assert "kd_weight: 0" in (project.folder / "params.yaml").read_text()
+    # The student's curve grew while it trained, and only in the experiment.
+    data = project.folder / "data/demo"
+    shown, kept = (data / "live/student/plots/metrics/loss.tsv").read_text(), (data / "student_curve.csv").read_text()
+    assert [line.split("\t")[1] for line in shown.splitlines()] == [line.split(",")[1] for line in kept.splitlines()]
+    assert os.listdir(data / "live") == ["student"]
+    assert "file://" in project.dvc("plots", "show", "data/demo/live/student/plots/metrics")
+    assert "loss.tsv" in (project.folder / "dvc_plots/index.html").read_text()
+    listed = subprocess.run(["git", "ls-files"], cwd=project.folder, capture_output=True, text=True, check=True).stdout
+    assert "live" not in listed
+    results = project.results()
+    project.ran("repro", "--force", "--single-item", "student@demo")
+    assert project.results() == results
     project.edit("params.yaml", "kd_weight: 0\n", "kd_weight: 1.5\n")
     project.dvc("repro")
 

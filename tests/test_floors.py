@@ -10,6 +10,9 @@ from ruamel.yaml import YAML
 from pipeline.cli import cli
 from pipeline.clips.views import ViewRule
 from pipeline.config import BaselineConfig, EnhancerConfig
+from pipeline.pages import report_origin
+from pipeline.pages.page import TEMPLATES
+from pipeline.pages.run_files import FILES
 from pipeline.training.work_folder import source_files
 
 ROOT = Path(__file__).parents[1]
@@ -153,9 +156,13 @@ def test_declared_parameters_are_those_that_the_stages_read():
     assert params["evaluate"] == {"evaluate"} | classified
     assert params["prepare"] == {"prepare", "views.colour_range", "inputs.${key}.classes", "inputs.${key}.class_ids"}
     assert params["render"] == {"render"}
+    shown = {f"{section}.{key}" for section, keys in report_origin.KEYS.items() for key in keys}
+    shown |= {f"inputs.${{key}}.{key}" for key in report_origin.INPUT_KEYS}
+    assert params["report"] == {*report_origin.SECTIONS} | shown
 
 
 def test_declared_files_are_those_of_the_command():
+    templates = TEMPLATES.relative_to(ROOT).as_posix()
     for name, stage in declared().items():
         command = stage["cmd"]
         outs = [
@@ -163,9 +170,18 @@ def test_declared_files_are_those_of_the_command():
             for key in ("outs", "metrics", "plots")
             for out in stage.get(key, [])
         ]
-        deps = [dep for dep in stage["deps"] if not dep.endswith(".py")]
+        deps = [dep for dep in stage["deps"] if not dep.endswith(".py") and dep != templates]
         for path in [*outs, *deps]:
-            assert path in command, f"{name}: {path} is not in the command"
+            # A command may also be given the folder of a run's files.
+            named = path in command or str(Path(path).parent) in command.split()
+            assert named, f"{name}: {path} is not in the command"
+
+
+def test_the_report_depends_on_all_files_that_its_page_reads_and_on_how_it_is_laid_out():
+    deps = [dep for dep in declared()["report"]["deps"] if not dep.endswith(".py")]
+    assert sorted(deps) == sorted(
+        [*(f"data/${{key}}/{name}" for name in FILES), TEMPLATES.relative_to(ROOT).as_posix()]
+    )
 
 
 def test_no_leftovers_in_the_code():

@@ -51,8 +51,15 @@ def test_all_results_are_there_and_tell_what_was_measured(done):
         figures = metrics[model]
         assert figures["top1_low"] <= figures["top1"] <= figures["top1_high"]
         assert figures["top1"] <= figures["top5"] <= 1
-    confusion = json.loads(done["details.json"].read_text())["student"]["confusion"]
+    details = json.loads(done["details.json"].read_text())
+    confusion = details["student"]["confusion"]
     assert np.trace(confusion) == round(metrics["student"]["top1"] * 11)
+    assert sum(part["n"] for part in details["darkness"]["bins"]) == 11
+    assert [part["ev"] for part in details["darkness"]["stress"]] == [0, -1, -2, -3, -4, -5]
+    card = done["MODEL_CARD.md"].read_text()
+    assert all(
+        done.hashes([f"{model}.safetensors"])[f"{model}.safetensors"] in card for model in details["checkpoints"]
+    )
     assert len(done["predictions.csv"].read_text().splitlines()) == 12
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from micro import FIGURES
 from random_checkpoint import CLASSES, write_checkpoint
 
 from pipeline.cli import cli
@@ -127,7 +128,7 @@ def test_predict_gives_the_answers_of_evaluate(
     logits = {}
     measure = evaluate.measure
     monkeypatch.setattr(evaluate, "measure", lambda values, *more: logits.update(values) or measure(values, *more))
-    outs = [tmp_path / name for name in ("metrics.json", "details.json", "predictions.csv", "confusion.csv")]
+    outs = [tmp_path / name for name in FIGURES]
     machine = {"compute": configs["compute"], "device": CPU}
     evaluate.run(index, tmp_path / "videos", checkpoints, *outs, config=configs["evaluate"], **machine)
     written = list(csv.DictReader(outs[2].open()))

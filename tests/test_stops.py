@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from micro import Run
+from micro import FIGURES, Run
 
 from pipeline import presets
 from pipeline.clips.files import replacing
@@ -24,7 +24,8 @@ LONGER = {
     "logits": {"views": 8, "batch_size": 2},
 }
 
-FIGURES = ("metrics.json", "details.json", "predictions.csv", "confusion.csv")
+
+OPTIONS_OF = {"MODEL_CARD.md": "--card"}
 
 # Stage: what it needs, what it writes, and the file whose appearance says that it has finished a part.
 STAGES = {
@@ -67,7 +68,7 @@ STAGES = {
     ),
     "evaluate": (
         [part for kind in ("baseline", "teacher", "student") for part in (f"--{kind}", f"{kind}.safetensors")]
-        + [part for name in FIGURES for part in (f"--{name.split('.')[0]}", name)],
+        + [part for name in FIGURES for part in (OPTIONS_OF.get(name, f"--{name.split('.')[0]}"), name)],
         list(FIGURES),
         ".work/evaluate/key",
     ),

@@ -15,8 +15,9 @@ def doctor(folder: Path, as_json: bool, params: Path) -> None:
     """Look at libraries, GPU, decoder, memory, disk, git and DVC; exits 1 where there is a problem.
 
     \b
-    dlkdd doctor
-    dlkdd doctor --json > doctor.json
+    Examples:
+      dlkdd doctor
+      dlkdd doctor --json > doctor.json
     """  # noqa: D301
     from pipeline.doctor import findings as text
     from pipeline.doctor.examination import findings

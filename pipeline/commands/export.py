@@ -29,7 +29,8 @@ def export(checkpoint: Path, form: str, out: Path | None, videos: tuple[Path, ..
     """Export CHECKPOINT to a file that runs without this project, with a json beside it that says how to feed it.
 
     \b
-    dlkdd export data/demo/student.safetensors --videos data/demo/rendered/videos
+    Example:
+      dlkdd export data/demo/student.safetensors --videos data/demo/rendered/videos
     """  # noqa: D301
     from pipeline.inference.export import as_text, run
 

@@ -44,7 +44,15 @@ def live(
 
     No stage of the pipeline. With the same parameters it sees the views that the store would hold, so the student
     comes out the same but for rounding. $DLKDD_PROCESSES processes train one network.
-    """
+
+    \b
+    Example:
+      dlkdd live --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos \\
+        --statistics data/demo/statistics.json \\
+        --teacher data/demo/teacher.safetensors --checkpoint l.safetensors \\
+        --curve l_curve.csv --timings l_timings.json
+    """  # noqa: D301
     computer, config = machine(params), read_section(params, sections.StudentConfig)
     if in_several_processes(computer["device"], micro_batches=config.micro_batches):
         return

@@ -7,12 +7,22 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.config import ComputeConfig
-from pipeline.params import read_section
+from pipeline.params import read_params, read_section
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def run_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For a shell's completion: runs of params.yaml that begin so; none where it cannot be read."""
+    try:
+        runs = read_params(context.params.get("params") or Path("params.yaml"))["runs"]
+    except (ValueError, OSError):
+        # A shell shows nothing but names while a command is typed; the command itself will say what is wrong.
+        return []
+    return [str(run) for run in runs if str(run).startswith(incomplete)]
 
 
 def params_option(command: Command) -> Command:

@@ -100,11 +100,12 @@ def predict(
     file was broken, after the others.
 
     \b
-    dlkdd predict student.safetensors night.mp4 --save-video seen.mp4
-    dlkdd predict student.safetensors VIDEOS --format csv --out answers.csv
-    dlkdd predict student.safetensors long.mp4 --stride 2 --threshold 0.5
-    find . -name '*.mp4' | dlkdd predict student.safetensors -
-    dlkdd predict student.safetensors rtsp://camera/stream --duration 60
+    Examples:
+      dlkdd predict student.safetensors night.mp4 --save-video seen.mp4
+      dlkdd predict student.safetensors VIDEOS --format csv --out answers.csv
+      dlkdd predict student.safetensors long.mp4 --stride 2 --threshold 0.5
+      find . -name '*.mp4' | dlkdd predict student.safetensors -
+      dlkdd predict student.safetensors rtsp://camera/stream --duration 60
     """  # noqa: D301
     from pipeline.commands import predict_run
     from pipeline.inference.answers import AnswerFormat

@@ -16,6 +16,7 @@ from pipeline.commands.options import (
     machine,
     params_option,
     required_path,
+    run_names,
     stage_options,
     statistics_option,
     timings_option,
@@ -34,7 +35,12 @@ from pipeline.params import read_inputs, read_section
 @click.option("--seed", type=int, help="Same seed, same clips.")
 @stage_options
 def render(out: Path, params: Path, fresh: bool, **options: Any) -> None:
-    """Render dark-action clips; values not given are those of params.yaml."""
+    """Render dark-action clips; values not given are those of params.yaml.
+
+    \b
+    Example:
+      dlkdd render --out CLIPS --train-clips 100 --exposure-ev -4 --lit-twin
+    """  # noqa: D301
     from stages import render as stage
 
     given = {key: value for key, value in options.items() if value is not None}
@@ -43,7 +49,7 @@ def render(out: Path, params: Path, fresh: bool, **options: Any) -> None:
 
 
 @click.command()
-@click.option("--run", required=True, help="Run whose class names in params.yaml are used.")
+@click.option("--run", required=True, shell_complete=run_names, help="Run whose class names in params.yaml are used.")
 @videos_option
 @required_path("--train", "Training list, or folder of class folders.")
 @required_path("--test", "Test list, or folder of class folders.")
@@ -62,7 +68,14 @@ def prepare(
     params: Path,
     fresh: bool,
 ) -> None:
-    """List the clips, look into every video, refuse bad ones and leaks."""
+    """List the clips, look into every video, refuse bad ones and leaks.
+
+    \b
+    Example:
+      dlkdd prepare --run demo --videos data/demo/rendered/videos \\
+        --train data/demo/rendered/train.txt --test data/demo/rendered/test.txt \\
+        --clips clips.csv --statistics statistics.json --quarantine bad.csv
+    """  # noqa: D301
     from stages import prepare as stage
 
     inputs = read_inputs(params, run)
@@ -91,7 +104,14 @@ def prepare(
 def enhancer(
     clips: Path, videos: Path, checkpoint: Path, contact_sheet: Path, figures: Path, params: Path, fresh: bool
 ) -> None:
-    """Train Zero-DCE on the run's own frames, load given weights, or take a method without weights."""
+    """Train Zero-DCE on the run's own frames, load given weights, or take a method without weights.
+
+    \b
+    Example:
+      dlkdd enhancer --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos --checkpoint enhancer.safetensors \\
+        --contact-sheet enhancer.png --figures enhancer.json
+    """  # noqa: D301
     from stages import enhancer as stage
 
     stage.run(
@@ -132,7 +152,15 @@ def teacher(
     """Train the teacher on enhanced views, or what it is compared with (teacher.input).
 
     $DLKDD_PROCESSES processes train one network, each on a GPU of its own where compute.device is a GPU.
-    """
+
+    \b
+    Example:
+      dlkdd teacher --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos \\
+        --statistics data/demo/statistics.json \\
+        --enhancer data/demo/enhancer.safetensors --checkpoint t.safetensors \\
+        --card t.json --curve t_curve.csv --timings t_timings.json
+    """  # noqa: D301
     computer, config = machine(params), read_section(params, sections.TeacherConfig)
     if in_several_processes(computer["device"], micro_batches=config.micro_batches):
         return
@@ -167,7 +195,13 @@ def logits(clips: Path, videos: Path, teacher: Path, store: Path, dry_run: bool,
     """Store the teacher's logits for V views of every training clip.
 
     $DLKDD_PROCESSES processes share the work, each on a GPU of its own where compute.device is a GPU.
-    """
+
+    \b
+    Example:
+      dlkdd logits --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos \\
+        --teacher data/demo/teacher.safetensors --store logits.h5 --dry-run
+    """  # noqa: D301
     from pipeline.training.distributed import processes_to_start
 
     computer = machine(params)
@@ -209,7 +243,15 @@ def student(
     """Train the student on dark views, labels and stored logits.
 
     $DLKDD_PROCESSES processes train one network, each on a GPU of its own where compute.device is a GPU.
-    """
+
+    \b
+    Example:
+      dlkdd student --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos \\
+        --statistics data/demo/statistics.json --store data/demo/logits.h5 \\
+        --teacher-card data/demo/teacher.json --checkpoint s.safetensors \\
+        --curve s_curve.csv --timings s_timings.json
+    """  # noqa: D301
     computer, config = machine(params), read_section(params, sections.StudentConfig)
     if in_several_processes(computer["device"], micro_batches=config.micro_batches):
         return
@@ -253,7 +295,14 @@ def baseline(
     """Train the student's classifier without soft targets.
 
     $DLKDD_PROCESSES processes train one network, each on a GPU of its own where compute.device is a GPU.
-    """
+
+    \b
+    Example:
+      dlkdd baseline --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos \\
+        --statistics data/demo/statistics.json --checkpoint b.safetensors \\
+        --curve b_curve.csv --timings b_timings.json
+    """  # noqa: D301
     computer = machine(params)
     config = read_section(params, sections.BaselineConfig, extra=sections.STUDENT_ONLY)
     if in_several_processes(computer["device"], micro_batches=config.micro_batches):
@@ -282,9 +331,10 @@ def baseline(
 @required_path("--teacher", "The teacher's checkpoint.")
 @required_path("--student", "The student's checkpoint.")
 @required_path("--metrics", "Figures with intervals to write, json.")
-@required_path("--details", "Figures per class and confusion to write, json.")
+@required_path("--details", "Figures by class, confidence and darkness to write, json.")
 @required_path("--predictions", "Every model's answer for every test clip to write, csv.")
 @required_path("--confusion", "Actual and predicted class for plots to write, csv.")
+@required_path("--card", "Model card to write beside the student's checkpoint, MODEL_CARD.md.")
 @params_option
 def evaluate(
     clips: Path,
@@ -296,9 +346,21 @@ def evaluate(
     details: Path,
     predictions: Path,
     confusion: Path,
+    card: Path,
     params: Path,
 ) -> None:
-    """Measure all three models on the test clips."""
+    """Measure all three models on the test clips, by class and by darkness too, and write the student's card.
+
+    \b
+    Example:
+      dlkdd evaluate --clips data/demo/clips.csv \\
+        --videos data/demo/rendered/videos \\
+        --baseline data/demo/baseline.safetensors \\
+        --teacher data/demo/teacher.safetensors \\
+        --student data/demo/student.safetensors --metrics metrics.json \\
+        --details details.json --predictions predictions.csv \\
+        --confusion confusion.csv --card MODEL_CARD.md
+    """  # noqa: D301
     from stages import evaluate as stage
 
     stage.run(
@@ -309,6 +371,7 @@ def evaluate(
         details,
         predictions,
         confusion,
+        card,
         config=read_section(params, sections.EvaluateConfig),
         **machine(params),
     )

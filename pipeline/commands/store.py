@@ -15,18 +15,24 @@ def store() -> None:
     """Look into a logit store, check it, copy it, compare two.
 
     \b
-    dlkdd store info data/demo/logits.h5
-    dlkdd store verify data/demo/logits.h5 --views 20 --videos data/demo/rendered/videos
-    dlkdd store show data/demo/logits.h5 Run/Run_street_1.mp4
-    dlkdd store export data/demo/logits.h5 --csv logits.csv
-    dlkdd store diff A.h5 B.h5
+    Examples:
+      dlkdd store info data/demo/logits.h5
+      dlkdd store verify data/demo/logits.h5 --views 20 --videos data/demo/rendered/videos
+      dlkdd store show data/demo/logits.h5 Run/Run_street_1.mp4
+      dlkdd store export data/demo/logits.h5 --csv logits.csv
+      dlkdd store diff A.h5 B.h5
     """  # noqa: D301
 
 
 @store.command()
 @STORE
 def info(file: Path) -> None:
-    """Print what FILE holds, what its rows depend on, how good its teacher is and how large it is."""
+    """Print what FILE holds, what its rows depend on, how good its teacher is and how large it is.
+
+    \b
+    Example:
+      dlkdd store info data/demo/logits.h5
+    """  # noqa: D301
     from pipeline.distillation.store_report import facts, open_store
 
     click.echo(facts(open_store(file)))
@@ -63,9 +69,10 @@ def verify(
     """Check all of FILE; exits 1 with the list of bad rows where anything is wrong.
 
     \b
-    dlkdd store verify FILE
-    dlkdd store verify FILE --views 20 --videos ROOT
-    dlkdd store verify FILE --with-teacher 20 --teacher CHECKPOINT --videos ROOT --clips clips.csv
+    Examples:
+      dlkdd store verify FILE
+      dlkdd store verify FILE --views 20 --videos ROOT
+      dlkdd store verify FILE --with-teacher 20 --teacher CHECKPOINT --videos ROOT --clips clips.csv
     """  # noqa: D301
     if (views or with_teacher) and videos is None:
         raise click.UsageError("--views and --with-teacher need --videos, the root that clip ids are relative to")
@@ -114,7 +121,8 @@ def show(file: Path, clip: str, temperature: float, view: int | None, top: int) 
     """Print views and soft targets of CLIP, its path below the videos' root.
 
     \b
-    dlkdd store show FILE Run/Run_street_1.mp4 --temperature 1 --view 0
+    Example:
+      dlkdd store show FILE Run/Run_street_1.mp4 --temperature 1 --view 0
     """  # noqa: D301
     from pipeline.distillation.store_report import open_store, show_clip
 
@@ -126,7 +134,12 @@ def show(file: Path, clip: str, temperature: float, view: int | None, top: int) 
 @click.option("--csv", "table", type=PATH, help="Rows as a table: key, view and the logits by class name.")
 @click.option("--npz", "arrays", type=PATH, help="Every dataset as a numpy array of the same name.")
 def export(file: Path, table: Path | None, arrays: Path | None) -> None:
-    """Copy FILE into a csv or a npz file."""
+    """Copy FILE into a csv or a npz file.
+
+    \b
+    Example:
+      dlkdd store export data/demo/logits.h5 --csv logits.csv --npz logits.npz
+    """  # noqa: D301
     from pipeline.distillation.store_export import export_csv, export_npz
     from pipeline.distillation.store_report import open_store
 
@@ -144,7 +157,12 @@ def export(file: Path, table: Path | None, arrays: Path | None) -> None:
 @click.argument("b", type=PATH)
 @click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Changed clips to list.")
 def diff(a: Path, b: Path, limit: int) -> None:
-    """Compare the logits of A and B by clip and view; exits 1 where they have no row or other classes in common."""
+    """Compare the logits of A and B by clip and view; exits 1 where they have no row or other classes in common.
+
+    \b
+    Example:
+      dlkdd store diff A.h5 B.h5 --limit 5
+    """  # noqa: D301
     from pipeline.distillation.store_diff import compare, difference_text
     from pipeline.distillation.store_report import open_store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from pipeline.commands.options import FOLDER, PATH, device_options, machine, params_option
+from pipeline.commands.options import FOLDER, PATH, device_options, machine, params_option, run_names
 from pipeline.config import ENHANCERS, MODELS, StudentConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.params import read_inputs, read_params, read_section
 
@@ -19,7 +19,12 @@ from pipeline.params import read_inputs, read_params, read_section
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same noise.")
 @click.option("--crf", type=click.IntRange(0, 51), default=18, show_default=True, help="x264's constant rate factor.")
 def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
-    """Write darkened copies of all videos below ROOT into OUT, by a physical model of a camera in the dark."""
+    """Write darkened copies of all videos below ROOT into OUT, by a physical model of a camera in the dark.
+
+    \b
+    Example:
+      dlkdd darken VIDEOS DARK --ev -5
+    """  # noqa: D301
     from pipeline.clips.low_light import darken_video_folder
 
     with _bar("darken") as advance:
@@ -50,9 +55,10 @@ def brighten(
     """Write brightened copies of SOURCE, a video or a folder of them, into OUT; or one picture of all methods.
 
     \b
-    dlkdd brighten night.mp4 bright.mp4 --weights data/demo/enhancer.safetensors
-    dlkdd brighten VIDEOS BRIGHT --enhancer lime
-    dlkdd brighten VIDEOS sheet.png --sheet
+    Examples:
+      dlkdd brighten night.mp4 bright.mp4 --weights data/demo/enhancer.safetensors
+      dlkdd brighten VIDEOS BRIGHT --enhancer lime
+      dlkdd brighten VIDEOS sheet.png --sheet
     """  # noqa: D301
     from pipeline.enhancers.brighten import brighten_videos, contact_sheet
     from pipeline.inference.loading import open_enhancer
@@ -104,7 +110,12 @@ def cost(
     device: str,
     threads: int,
 ) -> None:
-    """Count and measure what an answer costs: student, enhancement-based and two-stream (the paper's Table 5)."""
+    """Count and measure what an answer costs: student, enhancement-based and two-stream (the paper's Table 5).
+
+    \b
+    Example:
+      dlkdd cost --model r2plus1d_tiny --frames 16 --size 56 --into cost.md
+    """  # noqa: D301
     from pipeline.inference.cost_table import run
     from pipeline.training.machine import set_up_machine
 
@@ -126,7 +137,7 @@ def cost(
 
 
 @click.command()
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, shell_complete=run_names)
 @click.option("--into", type=PATH, help="Also write the tables into this document, between its markers.")
 @click.option("--paper", is_flag=True, help="Print the paper's Tables 1 to 4 with all evaluated runs beside them.")
 @click.option(
@@ -134,7 +145,13 @@ def cost(
 )
 @params_option
 def table(runs: tuple[str, ...], into: Path | None, paper: bool, form: str, params: Path) -> None:
-    """Print the results of RUNS (default: all of params.yaml) and where their files lie."""
+    """Print the results of RUNS (default: all of params.yaml) and where their files lie.
+
+    \b
+    Examples:
+      dlkdd table demo
+      dlkdd table --paper --format latex
+    """  # noqa: D301
     from pipeline.tables.paper_runs import read_runs
     from pipeline.tables.paper_tables import build_tables
     from pipeline.tables.paper_text import as_latex, as_markdown
@@ -155,7 +172,7 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, form: str, para
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=run_names)
 @click.option(
     "--section",
     type=click.Choice(["student", "teacher"]),
@@ -167,7 +184,12 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, form: str, para
 @click.option("--json", "out", type=PATH, help="Also write the figures as json.")
 @params_option
 def bench(run: str, section: str, batches: int, out: Path | None, params: Path) -> None:
-    """Measure how fast this machine reads RUN's clips and trains on them, and how long training waits for clips."""
+    """Measure how fast this machine reads RUN's clips and trains on them, and how long training waits for clips.
+
+    \b
+    Example:
+      dlkdd bench demo --section teacher --json speed.json
+    """  # noqa: D301
     from pipeline import speed
     from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
     from pipeline.clips.views import view_rule
@@ -193,10 +215,15 @@ def bench(run: str, section: str, batches: int, out: Path | None, params: Path) 
 
 
 @click.command()
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, shell_complete=run_names)
 @params_option
 def clean(runs: tuple[str, ...], params: Path) -> None:
-    """Remove unfinished work, kept logit rows and cached frames of RUNS (default: all of params.yaml)."""
+    """Remove unfinished work, kept logit rows and cached frames of RUNS (default: all of params.yaml).
+
+    \b
+    Example:
+      dlkdd clean demo
+    """  # noqa: D301
     from pipeline.training.work_folder import clean as clean_run
 
     for run in runs or read_params(params)["runs"]:

@@ -21,7 +21,9 @@ PRESETS = {
 
 
 @click.command()
-@click.argument("name")
+@click.argument(
+    "name", shell_complete=lambda context, parameter, typed: [name for name in PRESETS if name.startswith(typed)]
+)
 @click.option("--videos", type=FOLDER, help="Root that the lists' paths are relative to.")
 @click.option("--lists", type=FOLDER, help="Folder of the published lists, for arid, ug2 and dark48.")
 @click.option("--tag", help="Goes into the names of a preset's runs: arid-TAG-1; for comparisons in one table.")
@@ -50,12 +52,13 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
     """Write params.yaml: NAME is `demo`, `arid`, `arid15`, `ug2`, `dark48`, or what you call your own clips.
 
     \b
-    dlkdd use demo
-    dlkdd use arid --videos ROOT --lists FOLDER
-    dlkdd use arid15 --videos ROOT --train LIST --test LIST
-    dlkdd use arid --videos ROOT --lists FOLDER --tag darklight --set teacher.input=both
-    dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
-    dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
+    Examples:
+      dlkdd use demo
+      dlkdd use arid --videos ROOT --lists FOLDER
+      dlkdd use arid15 --videos ROOT --train LIST --test LIST
+      dlkdd use arid --videos ROOT --lists FOLDER --tag darklight --set teacher.input=both
+      dlkdd use night --train LIST --test LIST --classes TABLE --videos ROOT
+      dlkdd use night --folder ROOT --model r2plus1d_tiny --size 64
     """  # noqa: D301
     values = _chosen_preset(name, options)
     if options["size"] is not None:

@@ -1,5 +1,6 @@
 """The page of a run: how it turned out, where its models fail, and what it was made with."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.tables.run_table import comparison
 from pipeline.version import VERSION
 
 
-def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path) -> None:
+def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path, surroundings: bool = True) -> None:
     """Write a run's page. It holds no clock: the same files give the same page.
 
     Args:
@@ -26,15 +27,26 @@ def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path) 
         out: the page, html.
         videos: root that clip ids are relative to; None leaves frames out.
         params: params.yaml that the run was made with; dvc.lock is looked for beside it.
+        surroundings: also show what no stage writes: commit, dvc.lock, all of params.yaml, cost.json.
 
     Raises:
         ValueError: the run has not been evaluated, or a file is damaged.
         OSError: the page cannot be written.
     """
-    write_page(out, report_page(read_run(folder), videos=videos, params=params))
+    run = read_run(folder)
+    if not surroundings:
+        run = dataclasses.replace(run, cost={})
+    try:
+        page = report_page(run, videos=videos, params=params, surroundings=surroundings)
+    except KeyError as error:
+        # The other files were looked through when they were read.
+        raise ValueError(
+            f"{folder}: details.json, or cost.json where it is there, lacks {error}; run evaluate or `dlkdd cost` again"
+        ) from error
+    write_page(out, page)
 
 
-def report_page(run: RunFiles, *, videos: Path | None, params: Path) -> Page:
+def report_page(run: RunFiles, *, videos: Path | None, params: Path, surroundings: bool) -> Page:
     """Lay a run out; sections without anything to show are left out."""
     labelled = without_labels(run)
     parts: list[tuple[str, str, Iterator[Block]]] = [
@@ -49,7 +61,7 @@ def report_page(run: RunFiles, *, videos: Path | None, params: Path) -> Page:
         ("enhancer", "Enhancer", _enhancer(run)),
         ("data", "Data", _data(run)),
         ("cost", "Cost", _cost(run)),
-        ("origin", "Where it comes from", origin(run, params)),
+        ("origin", "Where it comes from", origin(run, params, surroundings=surroundings)),
     ]
     sections = [Section(id=name, title=title, blocks=list(blocks)) for name, title, blocks in parts]
     return Page(

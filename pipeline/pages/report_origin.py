@@ -1,4 +1,4 @@
-"""What a run was made with: commit, files and their hashes, parameters, versions."""
+"""What a run was made with: versions, files and their hashes, parameters, and if wanted the commit."""
 
 import hashlib
 import json
@@ -19,14 +19,23 @@ from pipeline.pages.run_files import FILES, RunFiles
 from pipeline.version import VERSION
 
 PACKAGES = ("torch", "torchvision", "av", "numpy", "h5py", "dvc")
+SECTIONS = ("render", "prepare", "views", "enhancer", "teacher", "logits", "student", "evaluate")
+KEYS = {"compute": ("device", "threads", "precision")}
+INPUT_KEYS = ("classes", "class_ids")
+"""What a page without surroundings shows of params.yaml: values that change a result, and no path of the machine."""
 
 
-def origin(run: RunFiles, params: Path) -> Iterator[Block]:
-    """Commit, versions, files, protocol and parameters.
+def origin(run: RunFiles, params: Path, *, surroundings: bool) -> Iterator[Block]:
+    """Versions, files, protocol and parameters.
+
+    Without surroundings only what a stage can name as its inputs is shown: no commit, which changes when the page's
+    own hash is committed, and no dvc.lock, which is written anew while stages run. Of params.yaml the run's own values
+    are shown then, so that a comment or another run changes nothing.
 
     Args:
         run: its folder.
         params: params.yaml; dvc.lock is looked for beside it.
+        surroundings: also name the commit, hold the files against dvc.lock, and show params.yaml as it stands.
     """
     yield Facts(
         items=[
@@ -35,30 +44,51 @@ def origin(run: RunFiles, params: Path) -> Iterator[Block]:
             *((package, _version(package)) for package in PACKAGES),
         ]
     )
-    yield Text(text=f"Commit {_commit(params.parent)}. Commit and versions are those that this page was written with.")
+    written = "that this page was written with"
+    if surroundings:
+        yield Text(text=f"Commit {_commit(params.parent)}. Commit and versions are those {written}.")
+    else:
+        yield Text(text=f"The versions are those {written}. `dlkdd report --surroundings` names the commit as well.")
     if run.missing:
         yield Text(tone="note", text=f"Not there, and so not shown: {', '.join(run.missing)}.")
-    yield _files(run, params.parent / "dvc.lock")
+    yield _files(run, params.parent / "dvc.lock" if surroundings else None)
     if protocol := run.details.get("protocol"):
         text = json.dumps(protocol, indent=1, sort_keys=True, ensure_ascii=False)
         yield Folded(title="Protocol of the test, from the checkpoints", blocks=[Code(label="Protocol", text=text)])
     if params.is_file():
-        text = params.read_text(encoding="utf-8")
+        text = params.read_text(encoding="utf-8") if surroundings else _own_values(params, run.name)
         yield Folded(title=f"Parameters ({params.name})", blocks=[Code(label="Parameters", text=text)])
 
 
-def _files(run: RunFiles, lock: Path) -> Table:
-    locked = _locked_md5s(lock)
+def _own_values(params: Path, run: str) -> str:
+    """The values of params.yaml that a run's results depend on, as json."""
+    content = _yaml(params, "mend it, or write it anew with `dlkdd use`")
+    shown: dict[str, Any] = {section: content[section] for section in SECTIONS if section in content}
+    picked: dict[str, tuple[Any, tuple[str, ...]]] = {
+        section: (content.get(section), keys) for section, keys in KEYS.items()
+    }
+    picked["inputs"] = ((content.get("inputs") or {}).get(run), INPUT_KEYS)
+    for section, (values, keys) in picked.items():
+        if values:
+            shown[section] = {key: values[key] for key in keys if key in values}
+    return json.dumps(shown, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _files(run: RunFiles, lock: Path | None) -> Table:
+    locked = {} if lock is None else _locked_md5s(lock)
     rows: list[Row] = []
     for name in FILES:
         path = run.folder / name
         if not path.is_file():
             continue
-        # dvc.lock names outs relative to the repository's root.
-        named = {md5 for out, md5 in locked.items() if (lock.parent / out).resolve() == path.resolve()}
-        known = "not in it" if not named else "the same" if _md5(path) in named else "another"
-        rows.append([name, str(path.stat().st_size), sha256_of(path), known if locked else "no dvc.lock"])
-    headers = ["file", "bytes", "sha256", "in dvc.lock"]
+        row = [name, str(path.stat().st_size), sha256_of(path)]
+        if lock is not None:
+            # dvc.lock names outs relative to the repository's root.
+            named = {md5 for out, md5 in locked.items() if (lock.parent / out).resolve() == path.resolve()}
+            known = "not in it" if not named else "the same" if _md5(path) in named else "another"
+            row.append(known if locked else "no dvc.lock")
+        rows.append([*row])
+    headers = ["file", "bytes", "sha256", *(["in dvc.lock"] if lock is not None else [])]
     return Table(caption=f"Files of {run.name}", headers=headers, rows=rows, numeric=frozenset({1}))
 
 
@@ -66,12 +96,18 @@ def _locked_md5s(lock: Path) -> dict[str, str]:
     """md5 by path of every out that dvc.lock names."""
     if not lock.is_file():
         return {}
-    try:
-        content: dict[str, Any] = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}
-    except YAMLError as error:
-        raise ValueError(f"{lock}: is no YAML ({error}); run `dvc repro` again") from error
-    stages = content.get("stages", {}).values()
+    stages = _yaml(lock, "run `dvc repro` again").get("stages", {}).values()
     return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}
+
+
+def _yaml(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
+    except YAMLError as error:
+        raise ValueError(f"{path}: is no YAML ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: found {type(content).__name__}, wanted a mapping; {remedy}")
+    return content
 
 
 def _md5(path: Path) -> str:

@@ -20,6 +20,7 @@ from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
 from pipeline.training.activations import checkpoint_activations
 from pipeline.training.checkpoint import Preprocessing, Record
 from pipeline.training.distributed import Ranks
+from pipeline.training.live_curves import live_curves
 from pipeline.training.loop import LossOf, Schedule, Trained, fit
 from pipeline.training.parts import Steps, check_parts
 from pipeline.training.work_folder import work_folder, work_key, work_root
@@ -91,6 +92,7 @@ def train_classifier(
     title: str,
     ranks: Ranks | None = None,
     checkpointed: bool = False,
+    live: Path | None = None,
 ) -> Trained:
     """Train with AdamW from the last finished epoch on.
 
@@ -110,6 +112,7 @@ def train_classifier(
         title: for messages.
         ranks: the processes that train together; None for one.
         checkpointed: keep less of the trunk's activations, and compute them again going back.
+        live: folder of curves that grow while training, see `live_curves`; None for none.
 
     Raises:
         ValueError: the number of processes does not divide the parts of a batch, or as in `fit`.
@@ -131,26 +134,28 @@ def train_classifier(
         ranks=ranks,
     )
     weights = [weight for weight in recogniser.parameters() if weight.requires_grad]
-    return fit(
-        recogniser,
-        steps,
-        loss_of,
-        torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=settings["weight_decay"]),
-        Schedule(
-            lr=settings["lr"],
-            shape=settings["schedule"],
-            warmup_steps=settings["warmup_epochs"] * len(steps),
-            total_steps=settings["epochs"] * len(steps),
-        ),
-        epochs=settings["epochs"],
-        seed=seed,
-        device=device,
-        state_file=work / "state.pt",
-        holdout=Batches(held, batch_size=batch_size, seed=None, workers=workers) if holdout else None,
-        select=settings["select"],
-        title=title,
-        ranks=ranks,
-    )
+    with live_curves(live / title if live is not None and ranks.first else None) as show:
+        return fit(
+            recogniser,
+            steps,
+            loss_of,
+            torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=settings["weight_decay"]),
+            Schedule(
+                lr=settings["lr"],
+                shape=settings["schedule"],
+                warmup_steps=settings["warmup_epochs"] * len(steps),
+                total_steps=settings["epochs"] * len(steps),
+            ),
+            epochs=settings["epochs"],
+            seed=seed,
+            device=device,
+            state_file=work / "state.pt",
+            holdout=Batches(held, batch_size=batch_size, seed=None, workers=workers) if holdout else None,
+            select=settings["select"],
+            title=title,
+            ranks=ranks,
+            show=show,
+        )
 
 
 @contextlib.contextmanager

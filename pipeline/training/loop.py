@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pipeline.training.distributed import Ranks
 from pipeline.training.parts import Step, Steps
 from pipeline.training.together import Together
 
+Show = Callable[[Sequence[Mapping[str, float]]], None]
+"""Takes the rows of all epochs so far; see `Trained.curve`."""
 LossOf = Callable[[Tensor, Batch, int], Tensor]
 """(logits (B, K), batch, epoch) -> scalar loss, the mean over the B clips of a part of a step's batch."""
 
@@ -121,6 +123,7 @@ def fit(
     select: str,
     title: str,
     ranks: Ranks,
+    show: Show | None = None,
 ) -> Trained:
     """Train from the last finished epoch on to the end, keeping the state of each finished epoch.
 
@@ -140,6 +143,7 @@ def fit(
         select: last, or best on the held-out clips (the earliest of equals).
         title: for the progress bar.
         ranks: the processes that train together.
+        show: called in the first process with the curve so far, at the start and after each epoch.
 
     Raises:
         ValueError: the loss is not finite, or `best` is wanted without held-out clips.
@@ -153,6 +157,8 @@ def fit(
     if "model" in state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+    if show is not None and ranks.first:
+        show(state["curve"])
     together = Together(model, ranks)
     for epoch in _remaining(len(state["curve"]), epochs, title, ranks):
         started = time.perf_counter()
@@ -183,6 +189,8 @@ def fit(
         _keep(state, row, model, optimizer, time.perf_counter() - started, device)
         if ranks.first:
             save_state(state_file, state)
+            if show is not None:
+                show(state["curve"])
     chosen = state["best"] if select == "best" else {"model": state["model"], "epoch": epochs - 1}
     return Trained(
         curve=state["curve"],

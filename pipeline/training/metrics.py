@@ -69,6 +69,58 @@ def describe(
     return figures
 
 
+def reliability_bins(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], *, bins: int
+) -> list[dict[str, float | int]]:
+    """How often answers are right by the probability they are given with; what a reliability diagram draws.
+
+    Args:
+        logits: (N, K).
+        labels: (N,).
+        bins: equal parts of 0 to 1, each from `low` on and below `high`; those without an answer are left out. Their
+            differences of confidence and accuracy, weighted by count, add up to the expected calibration error.
+
+    Returns:
+        For each part low, high, count, confidence (mean probability) and accuracy (share that is right).
+    """
+    probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()
+    confidence, right = probabilities.max(axis=1), logits.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
+    part_of = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, bins - 1)
+    return [
+        {
+            "low": part / bins,
+            "high": (part + 1) / bins,
+            "count": int(inside.sum()),
+            "confidence": float(confidence[inside].mean(dtype=np.float64)),
+            "accuracy": float(right[inside].mean()),
+        }
+        for part in range(bins)
+        if (inside := part_of == part).any()
+    ]
+
+
+def bootstrap_top1(hits: NDArray[np.bool_], *, resamples: int, seed: int) -> dict[str, float]:
+    """Top-1 with the 95 % percentile interval of a bootstrap over clips.
+
+    Where all clips are right, or all wrong, every resample is too, and the bootstrap says nothing: there the interval
+    is Wilson's.
+
+    Args:
+        hits: (N,) whether a model is right, N at least 1.
+        resamples: of the N clips.
+        seed: of the resamples; models of one seed see the same ones.
+    """
+    share = float(hits.mean())
+    if share in (0.0, 1.0):
+        low, high = wilson_interval(int(hits.sum()), len(hits))
+    else:
+        rng = np.random.default_rng(seed)
+        drawn = [hits[rng.integers(len(hits), size=len(hits))].mean() for _ in range(resamples)]
+        low, high = (float(value) for value in np.percentile(drawn, (2.5, 97.5)))
+    return {"top1": share, "top1_low": low, "top1_high": high}
+
+
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, float]:
     """Two models on the same clips: difference of top-1 and the exact sign test over the clips that differ.
 
@@ -91,6 +143,16 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, fl
         "only_first": only_first,
         "only_second": only_second,
         "p_value": float(binomtest(only_first, differing).pvalue) if differing else 1.0,
+    }
+
+
+def agreement(first: NDArray[np.bool_], second: NDArray[np.bool_], *, names: tuple[str, str]) -> dict[str, int]:
+    """Clips that two models get right or wrong, (N,) each: both_right, only_<name> of either, both_wrong."""
+    return {
+        "both_right": int((first & second).sum()),
+        f"only_{names[0]}": int((first & ~second).sum()),
+        f"only_{names[1]}": int((~first & second).sum()),
+        "both_wrong": int((~first & ~second).sum()),
     }
 
 
