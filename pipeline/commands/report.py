@@ -13,14 +13,14 @@ from pipeline.params import read_section
 @click.option("--folder", type=FOLDER, required=True, help="Folder of the run's files.")
 @click.option("--videos", type=FOLDER, help="Root that clip ids are relative to. [no frames are shown]")
 @required_path("--out", "Page to write, html.")
-@click.option("--surroundings", is_flag=True, help="Also show the git commit, dvc.lock and cost.json, see above.")
+@click.option("--surroundings", is_flag=True, help="Also show dvc.lock and cost.json, see above.")
 @params_option
 def report(folder: Path, videos: Path | None, out: Path, surroundings: bool, params: Path) -> None:
     """Write the page of a run, for a browser: results, curves, mistakes, frames, cost, provenance.
 
-    The stage's page depends on the run's files, parameters and installed versions alone. With --surroundings it also
-    names the git commit, compares the files with dvc.lock, and shows what `dlkdd cost` wrote into the folder's
-    cost.json; such a page changes with each of them.
+    The stage's page depends on the run's files, parameters, installed versions and git commit alone. With
+    --surroundings it also compares the files with dvc.lock, shows all of params.yaml, and what `dlkdd cost` wrote into
+    the folder's cost.json; such a page changes with each of them.
 
     \b
     Examples:

@@ -27,7 +27,7 @@ def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path, 
         out: the page, html.
         videos: root that clip ids are relative to; None leaves frames out.
         params: params.yaml that the run was made with; dvc.lock is looked for beside it.
-        surroundings: also show what no stage writes: commit, dvc.lock, all of params.yaml, cost.json.
+        surroundings: also show what no stage writes: dvc.lock, all of params.yaml, cost.json.
 
     Raises:
         ValueError: the run has not been evaluated, or a file is damaged.

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, files and their hashes, parameters, and if wanted the commit."""
+"""What a run was made with: versions, files and their hashes, parameters, commit."""
 
 import hashlib
 import json
@@ -26,16 +26,16 @@ INPUT_KEYS = ("classes", "class_ids")
 
 
 def origin(run: RunFiles, params: Path, *, surroundings: bool) -> Iterator[Block]:
-    """Versions, files, protocol and parameters.
+    """Commit, versions, files, protocol and parameters.
 
-    Without surroundings only what a stage can name as its inputs is shown: no commit, which changes when the page's
-    own hash is committed, and no dvc.lock, which is written anew while stages run. Of params.yaml the run's own values
-    are shown then, so that a comment or another run changes nothing.
+    Without surroundings only what a stage can name as its inputs is shown beside the commit: no dvc.lock, which is
+    written anew while stages run, and of params.yaml the run's own values, so that a comment or another run changes
+    nothing.
 
     Args:
         run: its folder.
         params: params.yaml; dvc.lock is looked for beside it.
-        surroundings: also name the commit, hold the files against dvc.lock, and show params.yaml as it stands.
+        surroundings: also hold the files against dvc.lock, and show params.yaml as it stands.
     """
     yield Facts(
         items=[
@@ -44,11 +44,7 @@ def origin(run: RunFiles, params: Path, *, surroundings: bool) -> Iterator[Block
             *((package, _version(package)) for package in PACKAGES),
         ]
     )
-    written = "that this page was written with"
-    if surroundings:
-        yield Text(text=f"Commit {_commit(params.parent)}. Commit and versions are those {written}.")
-    else:
-        yield Text(text=f"The versions are those {written}. `dlkdd report --surroundings` names the commit as well.")
+    yield Text(text=f"Commit {_commit(params.parent)}. Commit and versions are those that this page was written with.")
     if run.missing:
         yield Text(tone="note", text=f"Not there, and so not shown: {', '.join(run.missing)}.")
     yield _files(run, params.parent / "dvc.lock" if surroundings else None)
@@ -117,7 +113,7 @@ def _md5(path: Path) -> str:
 
 
 def _commit(folder: Path) -> str:
-    """The commit that is checked out, and whether files that git knows differ from it."""
+    """The commit that is checked out, and whether files that git knows differ from it, but for dvc.lock."""
     git = shutil.which("git")
     if git is None:
         return "git is not installed"
@@ -125,7 +121,7 @@ def _commit(folder: Path) -> str:
     if asked.returncode != 0:
         return "not in a git repository"
     changed = subprocess.run(
-        [git, "-C", folder, "status", "--porcelain", "--untracked-files=no"],
+        [git, "-C", folder, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"],
         capture_output=True,
         text=True,
         check=False,

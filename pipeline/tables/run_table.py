@@ -45,6 +45,7 @@ def as_text(results: Mapping[str, Any], folder: Path) -> str:
         comparisons = (comparison(metrics, other) for other in ("baseline", "teacher"))
         lines += [*_leaks(results), "", *comparisons, ""]
     files = {
+        "page of the run": "report.html",
         "logit store": "logits.h5",
         "checkpoints": "{baseline,teacher,student}.safetensors",
         "metrics": "metrics.json",
