@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pipeline import cli as entry
 from pipeline import presets
 from pipeline.cli import cli
 from pipeline.clips.video import decode
@@ -235,3 +236,16 @@ def test_the_tools_brighten_print_tables_and_count_cost(tmp_path, make_video, mo
     assert result.exit_code == 0, result.output
     assert "| student |" in Path("cost.md").read_text()
     assert Path("cost.json").exists()
+
+
+@pytest.mark.parametrize(("command", "said"), [("student", "stopped; start again to go on"), ("predict", "stopped\n")])
+def test_only_a_stage_that_was_stopped_is_said_to_go_on(monkeypatch, capsys, command, said):
+    def stopped(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry.cli, "main", stopped)
+    monkeypatch.setattr("sys.argv", ["dlkdd", command])
+    with pytest.raises(SystemExit) as end:
+        entry.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith(said)

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import presets
 from pipeline.cli import cli
-from pipeline.tables.run_table import as_markdown, as_text, read_results, write_into
+from pipeline.tables.run_table import as_markdown, as_text, comparison, read_results, write_into
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -146,3 +146,10 @@ def test_no_document_or_code_names_this_machine():
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *code, ROOT / "dvc.yaml", ROOT / "Makefile"]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"/(home|root|Users|work)/", text), path
+
+
+@pytest.mark.parametrize(("p_value", "said"), [(0.5, "p = 0.50: not told apart"), (0.0049, "p < 0.005: told apart")])
+def test_a_small_p_value_is_not_said_to_be_none(p_value, said):
+    found = dict.fromkeys(("difference", "difference_low", "difference_high", "only_first", "only_second"), 0)
+    metrics = {"n": 9, "student_minus_teacher": found | {"p_value": p_value}}
+    assert f"sign test {said} by these 9 clips" in comparison(metrics, "teacher")

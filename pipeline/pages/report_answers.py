@@ -188,7 +188,7 @@ def darkness(run: RunFiles) -> Iterator[Block]:
             caption="Top-1 over synthetic darkening, with 95 % intervals",
             headers=["EV", "clips", *models],
             rows=[
-                [f"{each['ev']:+g}", str(each["n"]), *(_with_interval(each[model], "top1") for model in models)]
+                [f"{each['ev']:g}", str(each["n"]), *(_with_interval(each[model], "top1") for model in models)]
                 for each in stress
             ],
             numeric=frozenset(range(1, len(models) + 2)),

@@ -89,11 +89,12 @@ def comparison(metrics: Mapping[str, Any], other: str) -> str:
     """One honest line: the difference, its interval, and whether it can be told from chance."""
     found = metrics[f"student_minus_{other}"]
     low, high = found["difference_low"], found["difference_high"]
+    chance = f"p = {found['p_value']:.2f}" if found["p_value"] >= 0.005 else "p < 0.005"
     verdict = "told apart" if found["p_value"] < 0.05 else "not told apart"
     return (
         f"student - {other}: {found['difference']:+.3f} ({low:+.3f} to {high:+.3f}); "
         f"only the student right {found['only_first']}, only the {other} right {found['only_second']}; "
-        f"sign test p = {found['p_value']:.2f}: {verdict} by these {metrics['n']} clips and one seed"
+        f"sign test {chance}: {verdict} by these {metrics['n']} clips and one seed"
     )
 
 
