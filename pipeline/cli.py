@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         # DVC looks at the exit code alone: with 0 it would take a partial output for a finished one.
-        goes_on = set(sys.argv[1:2]) & {command.name for command in stages.COMMANDS}
+        goes_on = set(sys.argv[1:2]) & {command.name for command in stages.COMMANDS if command is not stages.evaluate}
         click.echo("stopped" + ("; start again to go on from what is finished" if goes_on else ""), err=True)
         sys.exit(130)
     except (ValueError, OSError) as error:

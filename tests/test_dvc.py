@@ -146,7 +146,7 @@ def test_an_experiment_runs_what_its_parameter_changes(project):
     assert "file://" in project.dvc("plots", "show", "data/demo/live/student/plots/metrics")
     assert "loss.tsv" in (project.folder / "dvc_plots/index.html").read_text()
     listed = subprocess.run(["git", "ls-files"], cwd=project.folder, capture_output=True, text=True, check=True).stdout
-    assert "live" not in listed
+    assert "data/demo/live" not in listed
     results = project.results()
     project.ran("repro", "--force", "--single-item", "student@demo")
     assert project.results() == results

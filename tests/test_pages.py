@@ -31,7 +31,7 @@ from pipeline.pages.report_frames import surest
 from pipeline.pages.run_files import Answer, read_run
 from pipeline.presets import ARID_CLASSES, ARID_SCENES
 from pipeline.training.checkpoint import Record, save_checkpoint
-from pipeline.training.metrics import compare, describe, top_k_hits
+from pipeline.training.metrics import compare, describe, reliability_bins, top_k_hits
 
 EVIL = "<script>alert(1)</script>"
 EVIL_FILE = 'Run/"><img src=x onerror=alert(2)>.mp4'
@@ -58,6 +58,8 @@ def run(tmp_path_factory):
         logits[kind][np.arange(CLIPS), labels] += position
     figures = {kind: describe(logits[kind], labels, NAMES, bins=5, resamples=20, seed=0) for kind in MODELS}
     details = {kind: {key: figures[kind].pop(key) for key in ("per_class", "confusion")} for kind in MODELS}
+    for kind in MODELS:
+        details[kind]["reliability"] = reliability_bins(logits[kind], labels, bins=5)
     details |= {"class_names": list(NAMES), "protocol": {"frames": 4, "crops": "centre"}}
     hits = {kind: top_k_hits(logits[kind], labels, 1) for kind in MODELS}
     metrics = {"n": CLIPS, **figures}
@@ -109,7 +111,7 @@ def report(run, make_video):
             make_video(videos / name, seed=seed, num_frames=6, level=40)
     out = base / "report.html"
     if not out.exists():
-        write_report(base / "data/night", out, videos=videos, params=base / "params.yaml")
+        write_report(base / "data/night", out, videos=videos, params=base / "params.yaml", surroundings=True)
     return out
 
 
@@ -220,7 +222,9 @@ def test_headings_ids_tables_pictures_and_landmarks_are_in_order(page):
 
 def test_the_same_files_give_the_same_page(run, report):
     base, _, videos = run
-    write_report(base / "data/night", base / "again.html", videos=videos, params=base / "params.yaml")
+    write_report(
+        base / "data/night", base / "again.html", videos=videos, params=base / "params.yaml", surroundings=True
+    )
     assert (base / "again.html").read_bytes() == report.read_bytes()
 
 
@@ -278,7 +282,7 @@ def test_a_darkness_curve_is_shown_when_evaluate_has_written_one(run, report):
         "note": EVIL,
     }
     (folder / "details.json").write_text(json.dumps(details))
-    write_report(folder, base / "dark.html", videos=None, params=base / "params.yaml")
+    write_report(folder, base / "dark.html", videos=None, params=base / "params.yaml", surroundings=True)
     found = Reader((base / "dark.html").read_text()).text
     for part in ("By darkness", "10 to 20, n 15", "Top-1 over synthetic darkening", "0.500 (0.400 - 0.600)", EVIL):
         assert part in found
@@ -294,7 +298,7 @@ def test_a_run_without_labels_has_a_page_without_figures(run, tmp_path):
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.reader(file))
     write_csv(folder / "predictions.csv", [rows[0], *([row[0], "", *row[2:]] for row in rows[1:])])
-    write_report(folder, tmp_path / "a.html", videos=base / "videos", params=tmp_path / "none.yaml")
+    write_report(folder, tmp_path / "a.html", videos=base / "videos", params=tmp_path / "none.yaml", surroundings=True)
     text = Reader((tmp_path / "a.html").read_text()).text
     assert "30 test clips without labels" in text
     assert "Calibration" not in text
@@ -313,7 +317,9 @@ def test_missing_and_damaged_files_are_refused_by_name(run, tmp_path):
         shutil.copytree(base / "data/night", tmp_path / name)
         (tmp_path / name / name).write_text(content)
         with pytest.raises(ValueError, match=message):
-            write_report(tmp_path / name, tmp_path / "a.html", videos=None, params=base / "params.yaml")
+            write_report(
+                tmp_path / name, tmp_path / "a.html", videos=None, params=base / "params.yaml", surroundings=True
+            )
     assert not (tmp_path / "a.html").exists()
 
 
@@ -334,7 +340,7 @@ def test_files_are_held_against_dvc_lock_and_the_commit_is_named(run, tmp_path):
     for arguments in (["init", "-q"], ["add", "params.yaml"], ["commit", "-qm", "."]):
         subprocess.run([*git, *arguments], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    write_report(folder, tmp_path / "a.html", videos=None, params=tmp_path / "params.yaml")
+    write_report(folder, tmp_path / "a.html", videos=None, params=tmp_path / "params.yaml", surroundings=True)
     text = (tmp_path / "a.html").read_text()
     assert f"Commit {commit}." in text
     rows = dict(
@@ -343,7 +349,7 @@ def test_files_are_held_against_dvc_lock_and_the_commit_is_named(run, tmp_path):
     assert (rows["student.safetensors"], rows["metrics.json"]) == ("the same", "another")
     assert rows["teacher.json"] == "not in it"
     (tmp_path / "params.yaml").write_text("runs: [night, day]\n")
-    write_report(folder, tmp_path / "a.html", videos=None, params=tmp_path / "params.yaml")
+    write_report(folder, tmp_path / "a.html", videos=None, params=tmp_path / "params.yaml", surroundings=True)
     assert f"Commit {commit}, with changed files." in (tmp_path / "a.html").read_text()
 
 
@@ -354,7 +360,7 @@ def test_what_the_stages_write_makes_a_page(tmp_path, small_configs):
     done.prepare(ARID_CLASSES)
     for stage in ("enhancer", "teacher", "logits", "student", "baseline", "evaluate"):
         getattr(done, stage)()
-    write_report(done.folder, tmp_path / "a.html", videos=done.videos, params=tmp_path / "none.yaml")
+    write_report(done.folder, tmp_path / "a.html", videos=done.videos, params=tmp_path / "none.yaml", surroundings=True)
     found = Reader((tmp_path / "a.html").read_text())
     titles = ("Results", "Teacher against student", "By class", "Confusion", "Calibration", "Learning curves")
     for title in (*titles, "Best and worst clips", "Enhancer", "Data", "Cost", "Where it comes from"):
@@ -369,14 +375,12 @@ def an_answer(number, probability, *, right=True, class_name="Run"):
     )
 
 
-def test_reliability_bins_are_those_computed_by_hand():
-    answers = [an_answer(0, 0.05), an_answer(1, 0.5), an_answer(2, 0.55, right=False), an_answer(3, 1.0)]
-    low, middle, high = reliability(answers, "student")
-    assert (low.low, low.high, low.count, low.accuracy) == (0.0, 0.1, 1, 1.0)
-    assert (middle.count, middle.confidence, middle.accuracy) == (2, pytest.approx(0.525), 0.5)
-    assert (high.low, high.count, high.accuracy) == (0.9, 1, 1.0)
-    # Wilson's interval of 1 in 2.
-    assert (middle.accuracy_low, middle.accuracy_high) == (
+def test_the_bins_of_evaluate_are_drawn_with_wilsons_intervals():
+    found = {"low": 0.5, "high": 0.6, "count": 2, "confidence": 0.525, "accuracy": 0.5}
+    (drawn,) = reliability([found])
+    assert (drawn.low, drawn.high, drawn.count, drawn.confidence, drawn.accuracy) == (0.5, 0.6, 2, 0.525, 0.5)
+    # Of 1 in 2.
+    assert (drawn.accuracy_low, drawn.accuracy_high) == (
         pytest.approx(0.0945, abs=1e-4),
         pytest.approx(0.9055, abs=1e-4),
     )

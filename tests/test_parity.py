@@ -1,8 +1,11 @@
-"""One preprocessing record: evaluate, predict and the exported files give the same logits for the same clip."""
+"""One preprocessing record: evaluate, predict, streams and exported files give the same logits for the same clip."""
 
+import contextlib
 import dataclasses
 import functools
 import json
+import threading
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,16 +15,19 @@ from micro import FIGURES
 from random_checkpoint import CLASSES, write_checkpoint
 from torch import nn
 
+from pipeline.clips.catch_up import CatchUp
 from pipeline.clips.clip_index import Clip, clips_to_text
 from pipeline.clips.files import sha256_of
+from pipeline.clips.stream import read_frames
 from pipeline.clips.video import VIDEO_SUFFIXES, probe
 from pipeline.clips.views import evaluation_views
 from pipeline.config import plain
 from pipeline.enhancers.build import build_enhancer
-from pipeline.inference import export, exported_file
+from pipeline.inference import export, exported_file, live_reader
+from pipeline.inference.live_stream import LiveSettings, follow
 from pipeline.inference.loading import load_recogniser
 from pipeline.inference.predictor import Predictor, Protocol
-from pipeline.inference.windows import whole_file
+from pipeline.inference.windows import WindowRule, parse_span, whole_file
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from stages import evaluate
 
@@ -111,6 +117,33 @@ def predicted(path, videos, clips, protocol):
     return np.stack([answer.logits for answer in answers])
 
 
+def streamed(path, videos, clips, protocol, monkeypatch):
+    """The same clips as they come from a live sender that ends after each."""
+    loaded, found = load_recogniser(path, device=CPU), []
+    predictor = Predictor(loaded, protocol=Protocol(**protocol), batch_size=3, device=CPU)
+    for clip in clips:
+
+        @contextlib.contextmanager
+        def sender(source, *, timeout_sec, video=videos / clip.id):
+            frames = (
+                SimpleNamespace(time=number * 1e-6, segment=0, lag=0.0, picture=frame.picture)
+                for number, frame in enumerate(read_frames(video))
+            )
+            yield SimpleNamespace(frames=lambda: frames, finished_file=True, damaged=0, catch_up=CatchUp())
+
+        monkeypatch.setattr(live_reader, "open_live", sender)
+        whole = WindowRule(length=parse_span(f"{clip.num_frames}f"), stride=parse_span("1f"))
+        settings = LiveSettings(windows=whole, duration_sec=None, timeout_sec=1, retries=0)
+        answers = []
+        follow(
+            "udp://127.0.0.1:9", predictor, settings, stop=threading.Event(), tell=lambda line: None,
+            on_answer=lambda answer, when, answers=answers: answers.append(answer.logits),
+        )  # fmt: skip
+        assert len(answers) == 1
+        found += answers
+    return np.stack(found)
+
+
 def run_exported(path, form):
     """The file in its own engine: uint8 (N, T, S, S, 3) -> logits (N, K)."""
     if form == "onnx":
@@ -153,6 +186,8 @@ def check_all_paths(folder, videos, names, checkpoints, exported, small_configs,
         for kind, path in chosen.items():
             found = predicted(path, videos, clips, protocol | {"average": "logits"})
             np.testing.assert_allclose(found, wanted[kind], rtol=0, atol=SAME, err_msg=f"predict, {kind}, {light}")
+            found = streamed(path, videos, clips, protocol | {"average": "logits"}, monkeypatch)
+            np.testing.assert_allclose(found, wanted[kind], rtol=0, atol=SAME, err_msg=f"stream, {kind}, {light}")
         # Frames that are enhanced whole are refused by export; it tests two streams itself.
         files = {"student": "student"} | ({"teacher": light} if light == "view" else {})
         for kind, name in files.items():

@@ -70,7 +70,7 @@ def test_the_commit_alone_of_what_is_no_input_of_the_stage_changes_its_page(done
     assert page_of(run).decode() == before
 
 
-def test_every_file_and_every_parameter_shown_comes_into_the_page(done, tmp_path):
+def test_every_file_is_named_and_a_changed_parameter_changes_its_value_alone(done, tmp_path):
     run = a_copy(done, tmp_path)
     before = page_of(run).decode()
     for name in FILES:

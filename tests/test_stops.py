@@ -138,7 +138,7 @@ def content(folder, outs):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(done, tmp_path, small_params, stage):
     _, outs, sign = STAGES[stage]
-    folder = done.copy(tmp_path / "copy").folder
+    folder = done.copy(tmp_path / done.folder.name).folder
     for out in outs:
         shutil.rmtree(folder / out) if (folder / out).is_dir() else (folder / out).unlink()
     params = small_params(**LONGER)
@@ -157,7 +157,7 @@ def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(done, tmp_path, small
 
 
 def test_ctrl_c_exits_130_and_leaves_no_out(done, tmp_path, small_params):
-    folder = done.copy(tmp_path / "copy").folder
+    folder = done.copy(tmp_path / done.folder.name).folder
     (folder / "teacher.safetensors").unlink()
     with start("teacher", folder, small_params(**LONGER)) as process:
         wait_for(folder / ".work/teacher/state.pt", process)

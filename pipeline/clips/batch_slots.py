@@ -1,7 +1,8 @@
 """Memory that reading processes fill with batches again and again.
 
 A fresh shared batch costs more than what is copied into it: every page is mapped on the first touch, and given back by
-the process that trains. Slots are mapped once. A batch's slot is free again when the last tensor on it is gone.
+the process that trains. Slots are mapped once. A batch's slot is free again when the last tensor on it is gone. A
+batch that was read ahead and never taken, since a pass was left, keeps its slot: later ones then take fresh memory.
 """
 
 import math

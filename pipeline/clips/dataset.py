@@ -212,7 +212,12 @@ class Batches:
 
 
 def load_keys(
-    dataset: ViewDataset, keys: Iterable[list[tuple[int, int]]], *, workers: int, persistent: bool = False
+    dataset: ViewDataset,
+    keys: Iterable[list[tuple[int, int]]],
+    *,
+    workers: int,
+    persistent: bool = False,
+    held: int = 1,
 ) -> "LoadedBatches":
     """Given batches of (epoch, position) keys, in their order.
 
@@ -221,8 +226,9 @@ def load_keys(
         keys: the batches; iterated anew for each pass.
         workers: reading processes; 0 reads in this one.
         persistent: keep the workers between passes.
+        held: batches that are in use at once.
     """
-    slots = _slots(dataset, keys, workers)
+    slots = _slots(dataset, keys, workers=workers, held=held)
     return LoadedBatches(
         DataLoader(
             _Reported(dataset),  # type: ignore[arg-type]
@@ -238,7 +244,9 @@ def load_keys(
     )
 
 
-def _slots(dataset: ViewDataset, keys: Iterable[list[tuple[int, int]]], workers: int) -> BatchSlots | None:
+def _slots(
+    dataset: ViewDataset, keys: Iterable[list[tuple[int, int]]], *, workers: int, held: int
+) -> BatchSlots | None:
     """Memory for the batches of forked workers; None where batches go another way."""
     # With a GPU the loader's own thread copies batches to page-locked memory and gives them back.
     if workers == 0 or multiprocessing.get_start_method() != "fork" or torch.cuda.is_available():
@@ -246,8 +254,8 @@ def _slots(dataset: ViewDataset, keys: Iterable[list[tuple[int, int]]], workers:
     first = next(iter(keys), None)
     if not first:
         return None
-    # Two batches wait in each worker, one is in use and one is on its way out of use.
-    count = min(256, 2 * workers + 2)
+    # Two batches wait for each worker; those in use are let go only once the next are there.
+    count = min(256, 2 * workers + 2 * held)
     return BatchSlots(count, len(first) * dataset.num_bytes(first[0]))
 
 

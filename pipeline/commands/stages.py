@@ -357,9 +357,11 @@ def evaluate(
         --videos data/demo/rendered/videos \\
         --baseline data/demo/baseline.safetensors \\
         --teacher data/demo/teacher.safetensors \\
-        --student data/demo/student.safetensors --metrics metrics.json \\
-        --details details.json --predictions predictions.csv \\
-        --confusion confusion.csv --card MODEL_CARD.md
+        --student data/demo/student.safetensors \\
+        --metrics data/demo/metrics.json \\
+        --details data/demo/details.json \\
+        --predictions data/demo/predictions.csv \\
+        --confusion data/demo/confusion.csv --card data/demo/MODEL_CARD.md
     """  # noqa: D301
     from stages import evaluate as stage
 

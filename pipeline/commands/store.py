@@ -18,7 +18,7 @@ def store() -> None:
     Examples:
       dlkdd store info data/demo/logits.h5
       dlkdd store verify data/demo/logits.h5 --views 20 --videos data/demo/rendered/videos
-      dlkdd store show data/demo/logits.h5 Run/Run_street_1.mp4
+      dlkdd store show data/demo/logits.h5 Run/Run_garage_10.mp4
       dlkdd store export data/demo/logits.h5 --csv logits.csv
       dlkdd store diff A.h5 B.h5
     """  # noqa: D301
@@ -122,7 +122,7 @@ def show(file: Path, clip: str, temperature: float, view: int | None, top: int) 
 
     \b
     Example:
-      dlkdd store show FILE Run/Run_street_1.mp4 --temperature 1 --view 0
+      dlkdd store show FILE Run/Run_garage_10.mp4 --temperature 1 --view 0
     """  # noqa: D301
     from pipeline.distillation.store_report import open_store, show_clip
 

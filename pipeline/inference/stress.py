@@ -9,7 +9,7 @@ the same pixels; it does not say at how many lux one of them fails.
 
 import hashlib
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,14 @@ def choose_clips(clips: Sequence[Clip], most: int, *, seed: int) -> list[int]:
         most: clips to choose.
         seed: another one chooses others.
     """
-    by_class: dict[int, list[int]] = defaultdict(list)
-    for position in sorted(range(len(clips)), key=lambda index: _digest(seed, "clip", clips[index].id)):
-        by_class[clips[position].label].append(position)
-    turns = sorted((turn, label) for label, of_class in by_class.items() for turn in range(len(of_class)))
-    return sorted(by_class[label][turn] for turn, label in turns[:most])
+    drawn = sorted(range(len(clips)), key=lambda index: _digest(seed, "clip", clips[index].id))
+    seen: Counter[int] = Counter()
+    turns: list[tuple[int, int, int]] = []
+    for position in drawn:
+        turns.append((seen[clips[position].label], len(turns), position))
+        seen[clips[position].label] += 1
+    # Within a turn as drawn, so that no class comes before another.
+    return sorted(position for _, _, position in sorted(turns)[:most])
 
 
 def darkened(frames: Frames, exposure_ev: float, *, clip_id: str, seed: int) -> Frames:

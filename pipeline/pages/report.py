@@ -19,7 +19,7 @@ from pipeline.tables.run_table import comparison
 from pipeline.version import VERSION
 
 
-def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path, surroundings: bool = True) -> None:
+def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path, surroundings: bool) -> None:
     """Write a run's page. It holds no clock: the same files give the same page.
 
     Args:
@@ -39,9 +39,9 @@ def write_report(folder: Path, out: Path, *, videos: Path | None, params: Path, 
     try:
         page = report_page(run, videos=videos, params=params, surroundings=surroundings)
     except KeyError as error:
-        # The other files were looked through when they were read.
         raise ValueError(
-            f"{folder}: details.json, or cost.json where it is there, lacks {error}; run evaluate or `dlkdd cost` again"
+            f"{folder}: metrics.json, details.json, a curve, or cost.json where it is there, lacks {error}; run the "
+            "stage that writes it, or `dlkdd cost`, again"
         ) from error
     write_page(out, page)
 

@@ -15,8 +15,6 @@ MOST_CLASSES_DRAWN = 24
 MOST_CLASSES_CONFUSED = 40
 """Classes up to which the whole matrix is shown; above it the most frequent mistakes alone."""
 MOST_MISTAKES = 15
-BINS = 10
-"""Of the drawn calibration; the calibration error in metrics.json has its own number."""
 
 
 def disagreements(run: RunFiles) -> Iterator[Block]:
@@ -122,37 +120,21 @@ def calibration(run: RunFiles) -> Iterator[Block]:
     )
     yield Charts(
         charts=[
-            reliability_chart(model.capitalize(), reliability(run.answers, model), series=model) for model in MODELS
+            reliability_chart(model.capitalize(), reliability(run.details[model]["reliability"]), series=model)
+            for model in MODELS
+            if "reliability" in run.details.get(model, {})
         ]
     )
 
 
-def reliability(answers: Sequence[Answer], model: str, *, bins: int = BINS) -> list[ReliabilityBin]:
-    """Answers in equal parts of 0 to 1 by their probability, without the empty parts; 95 % Wilson intervals."""
-    found = []
-    for index in range(bins):
-        low, high = index / bins, (index + 1) / bins
-        inside = [
-            answer
-            for answer in answers
-            if low <= answer.probabilities[model] < high or (index == bins - 1 and answer.probabilities[model] >= 1.0)
-        ]
-        if not inside:
-            continue
-        hits = sum(answer.right(model) for answer in inside)
-        interval = wilson_interval(hits, len(inside))
-        found.append(
-            ReliabilityBin(
-                low=low,
-                high=high,
-                count=len(inside),
-                confidence=sum(answer.probabilities[model] for answer in inside) / len(inside),
-                accuracy=hits / len(inside),
-                accuracy_low=interval[0],
-                accuracy_high=interval[1],
-            )
-        )
-    return found
+def reliability(found: Sequence[Mapping[str, Any]]) -> list[ReliabilityBin]:
+    """What evaluate writes under a model's `reliability`, with 95 % Wilson intervals of the accuracy."""
+    bins = []
+    for each in found:
+        low, high = wilson_interval(round(each["accuracy"] * each["count"]), each["count"])
+        told = {key: each[key] for key in ("low", "high", "count", "confidence", "accuracy")}
+        bins.append(ReliabilityBin(**told, accuracy_low=low, accuracy_high=high))
+    return bins
 
 
 def darkness(run: RunFiles) -> Iterator[Block]:

@@ -22,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "av", "numpy", "h5py", "dvc")
 SECTIONS = ("render", "prepare", "views", "enhancer", "teacher", "logits", "student", "evaluate")
 KEYS = {"compute": ("device", "threads", "precision")}
 INPUT_KEYS = ("classes", "class_ids")
-"""What a page without surroundings shows of params.yaml: values that change a result, and no path of the machine."""
+"""What a page without surroundings shows of params.yaml: values that change a result, and not where the videos lie."""
 
 
 def origin(run: RunFiles, params: Path, *, surroundings: bool) -> Iterator[Block]:
@@ -82,7 +82,7 @@ def _files(run: RunFiles, lock: Path | None) -> Table:
             # dvc.lock names outs relative to the repository's root.
             named = {md5 for out, md5 in locked.items() if (lock.parent / out).resolve() == path.resolve()}
             known = "not in it" if not named else "the same" if _md5(path) in named else "another"
-            row.append(known if locked else "no dvc.lock")
+            row.append(known if lock.is_file() else "no dvc.lock")
         rows.append([*row])
     headers = ["file", "bytes", "sha256", *(["in dvc.lock"] if lock is not None else [])]
     return Table(caption=f"Files of {run.name}", headers=headers, rows=rows, numeric=frozenset({1}))

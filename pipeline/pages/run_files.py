@@ -27,7 +27,7 @@ FILES = (
 )
 """What a whole run holds, in the order of the page's table."""
 FIGURES = ("top1", "top1_low", "top1_high", "calibration_error", "calibration_error_low", "calibration_error_high")
-DIFFERENCES = ("difference", "difference_low", "difference_high")
+DIFFERENCES = ("difference", "difference_low", "difference_high", "p_value", "only_first", "only_second")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,9 @@ class Steps:
         )
         self._order = _PartOrder(self._batches, self._shares)
         self._seed = seed if micro_batches > 1 else None
-        self._loader = load_keys(dataset, self._order, workers=workers, persistent=True)
+        self._loader = load_keys(
+            dataset, self._order, workers=workers, persistent=True, held=max(1, micro_batches // ranks.size)
+        )
 
     def __len__(self) -> int:
         """Steps an epoch."""
