@@ -85,6 +85,31 @@ def test_2d_form_of_a_convolution_equals_the_3d_one_in_outputs_and_gradients(con
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_convolution_over_time_is_right_in_both_its_forms_on_either_side_of_their_boundary(monkeypatch, frames, stride):
+    conv = TimeConv(TimeConv.MANY_CHANNELS, 8, stride=stride)
+    x = torch.randn(2, TimeConv.MANY_CHANNELS, frames, 14, 14).contiguous(memory_format=torch.channels_last_3d)
+    x.requires_grad_(True)
+    # the sum of three shifted products, in float64
+    exact, weight = x.detach().double().requires_grad_(True), conv.weight.detach().double().requires_grad_(True)
+    padded = F.pad(exact, (0, 0, 0, 0, 1, 1))
+    taps = [torch.einsum("bcthw,oc->bothw", padded[:, :, k : k + frames], weight[:, :, k, 0, 0]) for k in range(3)]
+    wanted = sum(taps)[:, :, ::stride]
+    upstream = torch.randn(wanted.shape)
+    reference = (wanted, *torch.autograd.grad(wanted, (exact, weight), upstream.double()))
+    calls = []
+    plain = nn.Conv3d.forward
+    monkeypatch.setattr(nn.Conv3d, "forward", lambda self, x: calls.append(x.shape) or plain(self, x))
+    for area in (14 * 14, 14 * 14 + 1):
+        monkeypatch.setattr(TimeConv, "LARGE_MAP", area)
+        out = conv(x)
+        assert len(calls) == 1  # the first time in 3D, the second not
+        for found, right in zip((out, *torch.autograd.grad(out, (x, conv.weight), upstream)), reference, strict=True):
+            # float32 sums of up to 3,136 products round to some 1e-6 of the largest
+            torch.testing.assert_close(found.double(), right, rtol=0, atol=1e-5 * right.abs().max().item())
+
+
 @pytest.mark.parametrize("frames", [5, 16])
 def test_gradients_of_a_training_step_are_those_of_plain_3d_convolutions(frames):
     ours = r2plus1d_tiny().double()
