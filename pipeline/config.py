@@ -5,13 +5,14 @@ a whole file.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name}: found '{value}', wanted one of {', '.join(known)}")
+        raise ValueError(f"{name}: found '{value[:200]}', wanted one of {', '.join(known)}")
 
 
 def _at_least(name: str, value: float, bound: float) -> None:
@@ -27,6 +28,19 @@ def _above(name: str, value: float, bound: float) -> None:
 def _share(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name}: found {value}, wanted 0 to 1")
+
+
+def _seed(name: str, value: int) -> None:
+    # Training seeds each epoch with a million times it and more, which torch takes up to 64 bits.
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{name}: found {value}, wanted 0 to {2**32 - 1}")
+
+
+def _pattern(name: str, value: str) -> None:
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name}: found {value[:200]!r}, which is no regular expression ({error}); mend it") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +76,7 @@ class RenderConfig:
         _at_least("render.fps", self.fps, 1)
         if not 0 <= self.crf <= 51:
             raise ValueError(f"render.crf: found {self.crf}, wanted 0 to 51")
+        _seed("render.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +87,12 @@ class PrepareConfig:
     """error or report: the same clip, content, scene, or name under another class in train and test."""
     max_bad: int
     """Bad videos allowed; they go into the quarantine file. 0 stops at any."""
+    max_memory_mb: int
+    """Memory in MiB that decoding one video may take; one that needs more is bad. Linux only."""
+    max_seconds: float
+    """Time in seconds that looking through one video may take; one that needs more is bad."""
+    links: bool
+    """Follow links below the videos' root that lead out of it; false refuses them."""
     scene_pattern: str
     """Regular expression on the clip id; its groups, joined, name the scene. Empty: every clip its own scene."""
     holdout: int
@@ -84,8 +105,12 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         _one_of("prepare.on_leak", self.on_leak, ("error", "report"))
         _at_least("prepare.max_bad", self.max_bad, 0)
+        _at_least("prepare.max_memory_mb", self.max_memory_mb, 64)
+        _above("prepare.max_seconds", self.max_seconds, 0)
+        _pattern("prepare.scene_pattern", self.scene_pattern)
         _at_least("prepare.holdout", self.holdout, 0)
         _share("prepare.test_share", self.test_share)
+        _seed("prepare.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +161,7 @@ class ViewsConfig:
         _one_of("views.positions", self.positions, ("random", "fixed"))
         _one_of("views.mode", self.mode, ("consistent", "fixed", "independent"))
         _one_of("views.colour_range", self.colour_range, ("auto", "limited", "full"))
+        _seed("views.seed", self.seed)
 
 
 ENHANCERS = ("zero_dce", "gamma", "histogram", "lime", "retinex", "none")
@@ -186,7 +212,7 @@ class EnhancerConfig:
         _one_of("enhancer.name", self.name, ENHANCERS)
         _above("enhancer.gamma", self.gamma, 0)
         if self.weights is not None and self.name != "zero_dce":
-            raise ValueError(f"enhancer.weights: found '{self.weights}', wanted null: {self.name} has no weights")
+            raise ValueError(f"enhancer.weights: found '{self.weights[:200]}', wanted null: {self.name} has no weights")
         _one_of("enhancer.on", self.on, ("frame", "view"))
         _at_least("enhancer.steps", self.steps, 1)
         _at_least("enhancer.patch_size", self.patch_size, self.exposure_patch)
@@ -195,6 +221,7 @@ class EnhancerConfig:
         _above("enhancer.grad_clip", self.grad_clip, 0)
         _share("enhancer.exposure_target", self.exposure_target)
         _at_least("enhancer.exposure_patch", self.exposure_patch, 1)
+        _seed("enhancer.seed", self.seed)
 
 
 MODELS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_tiny", "r3d_18", "mc3_18", "swin3d_b")
@@ -264,6 +291,7 @@ class ClassifierConfig:
         _one_of(f"{section}.schedule", self.schedule, ("constant", "cosine"))
         _at_least(f"{section}.warmup_epochs", self.warmup_epochs, 0)
         _one_of(f"{section}.select", self.select, ("last", "best"))
+        _seed(f"{section}.seed", self.seed)
 
     @classmethod
     def section(cls) -> str:
@@ -385,6 +413,7 @@ class EvaluateConfig:
         _at_least("evaluate.bootstrap", self.bootstrap, 100)
         _at_least("evaluate.luma_bins", self.luma_bins, 1)
         _at_least("evaluate.stress_clips", self.stress_clips, 1)
+        _seed("evaluate.seed", self.seed)
         if len(set(self.stress_ev)) < len(self.stress_ev) or not all(-20 <= ev <= 0 for ev in self.stress_ev):
             raise ValueError(
                 f"evaluate.stress_ev: found {list(self.stress_ev)}, wanted different stops from -20 to 0, or []: clips "
@@ -400,6 +429,8 @@ class ComputeConfig:
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     threads: int
     """CPU threads of torch; a part of the bytes, since sums depend on it."""
+    deterministic: bool
+    """On a GPU: the same bytes each time, slower; an operation that cannot do it is an error. A CPU always does."""
     precision: str
     """fp32, or bf16: convolutions and matrix products of the classifiers in bfloat16, all else in float32."""
     checkpoint_activations: bool
@@ -438,9 +469,11 @@ class RunInputs:
     def __post_init__(self) -> None:
         if len(self.class_ids) != len(self.classes) or len(set(self.class_ids)) != len(self.class_ids):
             raise ValueError(
-                f"inputs: class_ids: found {list(self.class_ids)}, wanted one number for each of the "
+                f"inputs: class_ids: found {str(list(self.class_ids))[:200]}, wanted one number for each of the "
                 f"{len(self.classes)} classes, none twice"
             )
+        if len(set(self.classes)) != len(self.classes) or not all(self.classes):
+            raise ValueError("inputs: classes: found a name twice or an empty one; give every class its own name")
 
 
 SECTION_TYPES: dict[str, type[Any]] = {

@@ -1,5 +1,8 @@
 """Reading params.yaml into the dataclasses of `pipeline/config.py`; unknown keys are refused."""
 
+import math
+import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config import SECTION_TYPES, ClassifierConfig, RunInputs
@@ -15,33 +19,98 @@ Section = TypeVar("Section")
 
 TOP_KEYS = ("runs", "rendered", "inputs", *SECTION_TYPES)
 
+MAX_BYTES = 2**18  # dozens of runs of 700 classes; short entries take the reader 50 seconds a megabyte
+MAX_DEPTH = 50  # of brackets; time grows with its square
+
+MISREAD = (
+    YAMLError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What ruamel.yaml raises for text that is no YAML, or whose tags and dates it cannot make."""
+
+
+class _Shortened(reprlib.Repr):
+    """Values in messages: written out, a few lines of aliases of aliases would fill the memory."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write out thousands of digits."""
+        return str(x) if abs(x) < 2**64 else f"a number of {x.bit_length()} bits"
+
+
+class _WithoutMerging(SafeConstructor):
+    """Of YAML without `<<`: a few lines of merges of merges would fill the memory."""
+
+    def flatten_mapping(self, node: Any) -> Any:
+        """Refuse what would be merged."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise ConstructorError(None, None, "found `<<`, write the keys out", key.start_mark)
+        return super().flatten_mapping(node)
+
+
+SHOWN = _Shortened()
+SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother = 2, 200, 80
+SHOWN.maxlist = SHOWN.maxtuple = SHOWN.maxdict = SHOWN.maxset = 8
+
 
 def read_params(path: Path) -> dict[str, Any]:
     """The whole of params.yaml, with its top-level keys checked.
 
     Raises:
-        ValueError: no mapping, or an unknown top-level key.
+        ValueError: no YAML, no mapping, an unknown top-level key, or runs without inputs; names the file.
         OSError: the file cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run `dlkdd use demo` or work in the repository's root")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path}: found {size} bytes, wanted at most {MAX_BYTES}; write it anew with `dlkdd use`")
     try:
         # YAML 1.2 as DVC reads it: with 1.1, `on` would be a truth value and 1e-3 a string.
-        params = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no YAML ({error}); mend it, or write it anew with `dlkdd use`") from error
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text)
+        reader = YAML(typ="safe", pure=True)
+        reader.Constructor = _WithoutMerging
+        params = reader.load(text)
+    except MISREAD as error:
+        raise ValueError(
+            f"{path}: is no YAML ({str(error)[:500]}); mend it, or write it anew with `dlkdd use`"
+        ) from error
     if not isinstance(params, dict):
         raise ValueError(f"{path}: found {type(params).__name__}, wanted a mapping of sections")
     for key in params:
         if key not in TOP_KEYS:
-            raise ValueError(f"{path}: unknown section '{key}'; known sections are {', '.join(TOP_KEYS)}")
-    runs, rendered, inputs = (params.get(key) or [] for key in ("runs", "rendered", "inputs"))
+            raise ValueError(f"{path}: unknown section {SHOWN.repr(key)}; known sections are {', '.join(TOP_KEYS)}")
+    _check_runs(path, params)
+    return params
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"found more than {MAX_DEPTH} open brackets")
+
+
+def _check_runs(path: Path, params: Mapping[str, Any]) -> None:
+    runs, rendered = (params.get(key) or [] for key in ("runs", "rendered"))
+    inputs = params.get("inputs") or {}
+    if not isinstance(inputs, dict):
+        raise ValueError(f"{path}: inputs: found {type(inputs).__name__}, wanted a mapping of runs")
+    for key, names in (("runs", runs), ("rendered", rendered), ("inputs", list(inputs))):
+        if not isinstance(names, list) or not all(isinstance(name, str) and _is_text(name) for name in names):
+            raise ValueError(f"{path}: {key}: found {SHOWN.repr(names)}, wanted names of runs")
     if sorted(runs) != sorted(inputs) or not set(rendered) <= set(runs):
         raise ValueError(
-            f"{path}: found runs {list(runs)}, rendered {list(rendered)} and inputs of {list(inputs)}; wanted inputs "
-            "of each run and no other, and rendered runs among them"
+            f"{path}: found runs {SHOWN.repr(runs)}, rendered {SHOWN.repr(rendered)} and inputs of "
+            f"{SHOWN.repr(list(inputs))}; wanted inputs of each run and no other, and rendered runs among them"
         )
-    return params
 
 
 def read_inputs(path: Path, run: str) -> RunInputs:
@@ -52,7 +121,7 @@ def read_inputs(path: Path, run: str) -> RunInputs:
     """
     inputs = read_params(path).get("inputs") or {}
     if run not in inputs:
-        raise ValueError(f"{path}: inputs: no run '{run}'; known runs are {', '.join(inputs)}")
+        raise ValueError(f"{path}: inputs: no run '{run[:200]}'; known runs are {', '.join(inputs)[:1000]}")
     return parse(RunInputs, inputs[run], where=f"{path}: inputs.{run}")
 
 
@@ -63,6 +132,10 @@ def read_section(path: Path, kind: type[Section], *, extra: tuple[str, ...] = ()
         path: params.yaml.
         kind: the dataclass; its section is its name in lower case without `Config`.
         extra: keys of the section that this reader knows and leaves alone.
+
+    Raises:
+        ValueError: see `read_params` and `parse`.
+        OSError: the file cannot be read.
     """
     name = kind.section() if issubclass(kind, ClassifierConfig) else kind.__name__.removesuffix("Config").lower()
     params = read_params(path)
@@ -82,12 +155,16 @@ def parse(kind: type[Section], values: Any, *, where: str, extra: tuple[str, ...
     fields = typing.get_type_hints(kind)
     for key in values:
         if key not in fields and key not in extra:
-            raise ValueError(f"{where}: unknown key '{key}'; known keys are {', '.join(fields)}")
+            raise ValueError(f"{where}: unknown key {SHOWN.repr(key)}; known keys are {', '.join(fields)}")
     missing = [key for key in fields if key not in values]
     if missing:
         raise ValueError(f"{where}: key '{missing[0]}' is missing; known keys are {', '.join(fields)}")
     built = {key: _convert(values[key], wanted, f"{where}.{key}") for key, wanted in fields.items()}
-    return kind(**built)
+    try:
+        return kind(**built)
+    except ValueError as error:  # it names the key, not the file
+        file, separator, _ = where.rpartition(": ")
+        raise ValueError(f"{file}{separator}{error}") from error
 
 
 def _convert(value: Any, wanted: Any, where: str) -> Any:
@@ -100,13 +177,22 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
         variable = arguments[-1] is Ellipsis
         if not isinstance(value, (list, tuple)) or (not variable and len(value) != len(arguments)):
             length = "a list" if variable else f"a list of {len(arguments)}"
-            raise ValueError(f"{where}: found {value!r}, wanted {length}")
+            raise ValueError(f"{where}: found {SHOWN.repr(value)}, wanted {length}")
         return tuple(_convert(item, arguments[0], where) for item in value)
     # bool is an int to Python, but `epochs: true` is a mistake.
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not wanted:
-        raise ValueError(f"{where}: found {value!r} ({type(value).__name__}), wanted {wanted.__name__}")
-    if wanted is float and value != value:
-        raise ValueError(f"{where}: found nan, wanted a number")
+        raise ValueError(f"{where}: found {SHOWN.repr(value)} ({type(value).__name__}), wanted {wanted.__name__}")
+    if wanted is float and not math.isfinite(value):
+        raise ValueError(f"{where}: found {value}, wanted a number")
+    if wanted is int and abs(value) >= 2**63:
+        raise ValueError(f"{where}: found {SHOWN.repr(value)}, wanted a number of 64 bits")
+    if wanted is str and not _is_text(value):
+        raise ValueError(f"{where}: found {SHOWN.repr(value)}, wanted text without a zero byte or half a character")
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether files and messages can hold it: YAML's escapes can write zero bytes and lone surrogates."""
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)

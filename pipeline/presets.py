@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
+from pipeline.clips import probe_apart
 from pipeline.clips.files import replacing
 from pipeline.config import SECTION_TYPES
 from pipeline.params import parse
@@ -63,6 +64,9 @@ def paper() -> Params:
         "prepare": {
             "on_leak": "error",
             "max_bad": 0,
+            "max_memory_mb": probe_apart.MEMORY_MB,
+            "max_seconds": probe_apart.SECONDS,
+            "links": True,
             "scene_pattern": ARID_SCENES,
             "holdout": 0,
             "test_share": 0.3,
@@ -128,6 +132,7 @@ def paper() -> Params:
         "compute": {
             "device": "auto",
             "threads": 2,
+            "deterministic": False,
             "precision": "fp32",
             "checkpoint_activations": False,
             "workers": 0,
@@ -270,6 +275,9 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
     for section in ("teacher", "student"):
         if params[section]["select"] == "best" and params["prepare"]["holdout"] == 0:
             raise ValueError(f"{section}.select: best needs held-out scenes; set prepare.holdout to 1 or more")
+    for key, places in params["inputs"].items():
+        for name_of_place in ("videos", "train", "test"):
+            _check_for_shell(f"inputs.{key}.{name_of_place}", places[name_of_place])
     if path.exists() and not force and is_edited(path):
         raise ValueError(f"{path}: was edited since `dlkdd use` wrote it; keep a copy, then add --force to replace it")
     body = _as_yaml(params)
@@ -309,3 +317,12 @@ def _digest(body: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_for_shell(where: str, path: str) -> None:
+    """DVC gives a stage's command to a shell, with these paths in double quotes."""
+    if re.search(r'["$`\\\x00-\x1f\x7f]|^-', path):
+        raise ValueError(
+            f"{where}: found {path!r}, wanted a path without quotes, $, `, \\ and control codes that does not begin "
+            "with -, since DVC puts it into a shell's command line; rename it, or make a link with another name"
+        )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
 from pipeline.clips.dataset import CachePolicy
 from pipeline.clips.files import replacing, sha256_of
+from pipeline.clips.plain_text import cell
 from pipeline.config import ComputeConfig, EvaluateConfig, plain
 from pipeline.inference.darkness import by_luma
 from pipeline.inference.loading import Loaded, load_recogniser
@@ -212,10 +213,15 @@ def _write_answers(
     logits: Mapping[str, NDArray[np.float32]],
     names: Sequence[str],
 ) -> None:
+    """Both are also opened in spreadsheets, so texts are cells that are no formulas; `from_cell` gives them back."""
     header = ["id", "class", *(f"{kind}{part}" for kind in MODELS for part in ("", "_probability"))]
     _write_rows(predictions, header, _predictions(clips, logits, names))
     answers = logits["student"].argmax(axis=1)
-    pairs = [[clip.class_name, names[answer]] for clip, answer in zip(clips, answers, strict=True) if clip.label >= 0]
+    pairs = [
+        [cell(clip.class_name), cell(names[answer])]
+        for clip, answer in zip(clips, answers, strict=True)
+        if clip.label >= 0
+    ]
     _write_rows(confusion, ["actual", "predicted"], pairs)
 
 
@@ -225,10 +231,10 @@ def _predictions(
     probabilities = {kind: torch.from_numpy(values).softmax(dim=1).numpy() for kind, values in logits.items()}
     rows = []
     for index, clip in enumerate(clips):
-        row = [clip.id, clip.class_name]
+        row = [cell(clip.id), cell(clip.class_name)]
         for kind in MODELS:
             answer = int(logits[kind][index].argmax())
-            row += [names[answer], f"{probabilities[kind][index, answer]:.4f}"]
+            row += [cell(names[answer]), f"{probabilities[kind][index, answer]:.4f}"]
         rows.append(row)
     return rows
 

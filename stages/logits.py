@@ -20,6 +20,7 @@ from pipeline.clips.views import pixel_crc32
 from pipeline.config import ComputeConfig, LogitsConfig
 from pipeline.distillation.fingerprint import fingerprint, provenance
 from pipeline.distillation.logit_store import Block, BlockRange, ClipTable, StoreSpec, block_ranges
+from pipeline.distillation.logit_store_file import telling_hdf5_full
 from pipeline.distillation.logit_store_shards import Shard
 from pipeline.distillation.logit_store_size import estimate_bytes
 from pipeline.distillation.logit_store_writer import ShardWriter, publish
@@ -313,7 +314,8 @@ def _fill(work: Path, spec: StoreSpec, batch_size: int, passes: Passes, ranks: R
     missing = [span for span in spans if span.number not in done][ranks.rank :: ranks.size]
     if not missing:
         return
-    with ShardWriter(work / f"shard-{ranks.rank}.h5", spec, batch_size) as writer:
+    shard = work / f"shard-{ranks.rank}.h5"
+    with telling_hdf5_full(shard), ShardWriter(shard, spec, batch_size) as writer:
         bar = tqdm(
             passes.blocks(missing),
             desc="logits" if ranks.size == 1 else f"logits, process 1 of {ranks.size}",

@@ -5,7 +5,8 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.clips.clip_index import LEAK_KINDS, UNLABELLED, Clip, clips_to_text, find_doubled, find_leaks, leak_note
-from pipeline.clips.files import replacing, sha256_of
+from pipeline.clips.files import replacing, sha256_of, telling_full_disk
 from pipeline.clips.lists import (
     Listed,
     check_labelled,
@@ -24,12 +25,16 @@ from pipeline.clips.lists import (
     read_list,
     scene_of,
 )
-from pipeline.clips.video import VideoInfo, probe
+from pipeline.clips.probe_apart import Prober
+from pipeline.clips.video import VideoInfo
+from pipeline.clips.video_files import refuse_links
 from pipeline.config import PrepareConfig, plain
 from pipeline.training.work_folder import work_folder
 
 Entry = tuple[Listed, str]
 """A line of a list and its subset."""
+Found = dict[str, Any]
+"""What was found of a listed video: `stamp`, `id`, `sha256` and the fields of VideoInfo."""
 
 
 def run(
@@ -67,11 +72,15 @@ def run(
     """
     entries = read_subsets(train_list, test_list, videos=videos, config=config)
     labels = [label_of(line, class_names, class_ids) for line, _ in entries]
-    settings: dict[str, Any] = {"prepare": plain(config), "colour_range": colour_range}
+    # A video's limits decide whether it is used, not what is found in it.
+    rules = {name: value for name, value in plain(config).items() if name not in ("max_memory_mb", "max_seconds")}
+    settings: dict[str, Any] = {"prepare": rules, "colour_range": colour_range}
     settings |= {"classes": list(class_names), "class_ids": list(class_ids)}
     inputs = [path for path in (train_list, test_list) if path.is_file()]
     with work_folder("prepare", out=clip_index, settings=settings, inputs=inputs, fresh=fresh) as work:
-        probed, bad = probe_all(entries, videos=videos, colour_range=colour_range, journal=work / "probed.jsonl")
+        with Prober(memory_mb=config.max_memory_mb, seconds=config.max_seconds) as prober:
+            look = partial(look_into, videos, links=config.links, prober=prober, colour_range=colour_range)
+            probed, bad = probe_all(entries, look=look, journal=work / "probed.jsonl")
         if not probed:
             raise ValueError(
                 f"{videos}: none of the {len(bad)} listed videos can be read there, the first: "
@@ -116,31 +125,51 @@ def read_subsets(train_list: Path, test_list: Path, *, videos: Path, config: Pre
 
 
 def probe_all(
-    entries: Sequence[Entry], *, videos: Path, colour_range: str, journal: Path
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    entries: Sequence[Entry], *, look: Callable[[str, Found | None], Found], journal: Path
+) -> tuple[dict[str, Found], dict[str, str]]:
     """Look into every listed video; what was found before a stop is read from the journal.
+
+    Args:
+        entries: lines of the lists.
+        look: gives what is found of a listed path, with what was found before where there is such.
+        journal: kept beside the work, a line of json a video.
 
     Returns:
         What was found by listed path, and the reason for each path that cannot be used.
     """
     known = _read_journal(journal)
-    probed: dict[str, dict[str, Any]] = {}
+    probed: dict[str, Found] = {}
     bad: dict[str, str] = {}
-    with journal.open("a", encoding="utf-8") as kept:
+    with telling_full_disk(journal), journal.open("a", encoding="utf-8") as kept:
         for listed in tqdm(dict.fromkeys(line.path for line, _ in entries), desc="prepare", unit="clip", disable=None):
             try:
-                clip_id = find_video(videos, listed)
-                state = (videos / clip_id).stat()
-                stamp = [clip_id, state.st_size, state.st_mtime_ns]
-                if listed not in known or known[listed]["stamp"] != stamp:
-                    info = dataclasses.asdict(probe(videos / clip_id, colour_range=colour_range))
-                    known[listed] = {"stamp": stamp, "id": clip_id, "sha256": sha256_of(videos / clip_id), **info}
-                    kept.write(json.dumps({"listed": listed, **known[listed]}) + "\n")
-                    kept.flush()
-                probed[listed] = known[listed]
+                probed[listed] = look(listed, known.get(listed))
             except ValueError as error:
                 bad[listed] = str(error)
+                continue
+            if probed[listed] is not known.get(listed):
+                kept.write(json.dumps({"listed": listed, **probed[listed]}) + "\n")
+                kept.flush()
     return probed, bad
+
+
+def look_into(
+    videos: Path, listed: str, known: Found | None, *, links: bool, prober: Prober, colour_range: str
+) -> Found:
+    """Find a listed video and probe it, unless the very file was probed before.
+
+    Raises:
+        ValueError: it is not there, no video, damaged, behind a link where those are refused, or too large.
+    """
+    clip_id = find_video(videos, listed)
+    if not links:
+        refuse_links(videos, clip_id)
+    state = (videos / clip_id).stat()
+    stamp = [clip_id, state.st_size, state.st_mtime_ns]
+    if known is not None and known["stamp"] == stamp:
+        return known
+    info = dataclasses.asdict(prober(videos / clip_id, colour_range=colour_range))
+    return {"stamp": stamp, "id": clip_id, "sha256": sha256_of(videos / clip_id), **info}
 
 
 def check_bad(bad: Mapping[str, str], allowed: int) -> None:

@@ -1,4 +1,7 @@
+import contextlib
+import ipaddress
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,36 @@ import torch
 
 from pipeline import presets
 from pipeline.clips.video import write_video
-from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig
-from pipeline.params import parse
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Nothing is fetched while the program runs: an address that is not this machine's is an error in every test."""
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def refuse_others(host):
+        if host in (None, "", "localhost", socket.gethostname()):
+            return
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host).is_loopback:
+                return
+        raise AssertionError(f"asks the network for {host}")
+
+    def connect_here(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            refuse_others(address[0])
+        return connect(self, address)
+
+    def resolve_here(host, *more, **named):
+        refuse_others(host)
+        return resolve(host, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_here)
+        patch.setattr(socket, "getaddrinfo", resolve_here)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -53,46 +82,27 @@ def _folder_from(variable, what):
     return Path(value)
 
 
+# Imported within: what needs no run should not import every stage.
 @pytest.fixture(scope="session")
 def small_params():
-    """Parameters of a small run; arguments change single values: small_params(student={...})."""
+    """Gives the parameters of a small run: small_params(student={...}) changes single values."""
+    import micro
 
-    def make(**changes):
-        params = presets.demo()
-        small = {
-            "render": {"train_clips_per_class": 1, "test_clips_per_class": 1, "num_frames": 10, "frame_size": [32, 44]},
-            "views": {"frames": 4, "frame_size": [32, 44], "size": 32},
-            "enhancer": {"steps": 40, "batch_size": 2, "lr": 0.01},
-            "teacher": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0},
-            "student": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0},
-            "logits": {"views": 2, "batch_size": 4, "minimum_top1": 0.0},
-            "evaluate": {"bootstrap": 100},
-            "compute": {"device": "cpu", "threads": 1},
-        }
-        for section in SECTION_TYPES:
-            params[section] |= small.get(section, {}) | changes.get(section, {})
-        return params
-
-    return make
+    return micro.small_params
 
 
 @pytest.fixture(scope="session")
-def small_configs(small_params):
-    """Every section of a small run as its dataclass."""
+def small_configs():
+    """Gives every section of a small run as its dataclass."""
+    import micro
 
-    def make(**changes):
-        params = small_params(**changes)
-        configs = {name: parse(kind, params[name], where=name) for name, kind in SECTION_TYPES.items()}
-        # The baseline reads the student's section without the soft targets.
-        return configs | {"baseline": parse(BaselineConfig, params["student"], where="student", extra=STUDENT_ONLY)}
-
-    return make
+    return micro.small_configs
 
 
 @pytest.fixture(scope="module")
 def with_teacher(tmp_path_factory, small_configs):
     """A run that has its teacher, and no logits yet."""
-    from micro import Run  # not above: what needs no run should not import every stage
+    from micro import Run
 
     run = Run(tmp_path_factory.mktemp("with_teacher") / "micro", small_configs())
     run.folder.mkdir()

@@ -5,6 +5,9 @@ import shutil
 
 import torch
 
+from pipeline import presets
+from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig
+from pipeline.params import parse
 from stages import baseline, enhancer, evaluate, logits, prepare, render, report, student, teacher
 
 CPU = torch.device("cpu")
@@ -22,6 +25,35 @@ RESULTS = (
 
 FIGURES = ("metrics.json", "details.json", "predictions.csv", "confusion.csv", "MODEL_CARD.md")
 """What evaluate writes, in the order of its arguments."""
+
+
+SMALL = {
+    "render": {"train_clips_per_class": 1, "test_clips_per_class": 1, "num_frames": 10, "frame_size": [32, 44]},
+    "views": {"frames": 4, "frame_size": [32, 44], "size": 32},
+    "enhancer": {"steps": 40, "batch_size": 2, "lr": 0.01},
+    "teacher": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0},
+    "student": {"epochs": 2, "batch_size": 4, "warmup_epochs": 0},
+    "logits": {"views": 2, "batch_size": 4, "minimum_top1": 0.0},
+    "evaluate": {"bootstrap": 100},
+    "compute": {"device": "cpu", "threads": 1},
+}
+"""What such a run changes of the demo's parameters."""
+
+
+def small_params(**changes):
+    """Parameters of a small run; arguments change single values: small_params(student={...})."""
+    params = presets.demo()
+    for section in SECTION_TYPES:
+        params[section] |= SMALL.get(section, {}) | changes.get(section, {})
+    return params
+
+
+def small_configs(**changes):
+    """Every section of a small run as its dataclass."""
+    params = small_params(**changes)
+    configs = {name: parse(kind, params[name], where=name) for name, kind in SECTION_TYPES.items()}
+    # The baseline reads the student's section without the soft targets.
+    return configs | {"baseline": parse(BaselineConfig, params["student"], where="student", extra=STUDENT_ONLY)}
 
 
 class Run:

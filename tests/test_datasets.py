@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,17 @@ def test_names_of_the_presets_runs_are_kept_for_them(tmp_path):
 def test_a_videos_root_that_is_not_there_is_named(tmp_path, arid_lists):
     with pytest.raises(ValueError, match=r"absent: no such folder; --videos names the root"):
         datasets.arid(tmp_path / "absent", arid_lists)
+
+
+@pytest.mark.parametrize("path", ["data/$(touch x)", 'a"b', "a`b`", "a\\b", "a\nb", "-v"])
+@pytest.mark.parametrize("place", ["videos", "train", "test"])
+def test_a_path_that_a_shell_would_read_is_refused(tmp_path, place, path):
+    params = presets.demo()
+    params["inputs"]["demo"][place] = path
+    with pytest.raises(
+        ValueError, match=rf"inputs\.demo\.{place}: found {re.escape(repr(path))}, wanted a path without"
+    ):
+        presets.write_params(tmp_path / "params.yaml", params, name="demo", force=False)
+    assert not (tmp_path / "params.yaml").exists()
+    params["inputs"]["demo"][place] = "my videos/it's (1) & more; 100%"
+    presets.write_params(tmp_path / "params.yaml", params, name="demo", force=False)

@@ -153,3 +153,10 @@ def test_a_small_p_value_is_not_said_to_be_none(p_value, said):
     found = dict.fromkeys(("difference", "difference_low", "difference_high", "only_first", "only_second"), 0)
     metrics = {"n": 9, "student_minus_teacher": found | {"p_value": p_value}}
     assert f"sign test {said} by these 9 clips" in comparison(metrics, "teacher")
+
+
+def test_the_licence_of_every_pinned_package_is_listed():
+    pinned = re.findall(r"^([\w.-]+)==([\w.+-]+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| ([\w.-]+) \| ([\w.+-]+) \| \S.* \|$", (ROOT / "docs/licences.md").read_text("utf-8"), re.M)
+    assert len(pinned) > 100
+    assert rows == [("package", "version"), *pinned]

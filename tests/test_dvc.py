@@ -1,6 +1,7 @@
 """The pipeline as DVC runs it, in a copy of the project with a small run."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "*_cache", "__pycache__", "data", "*.egg-info", "tmp", "cache", ".hypothesis"
 )
 BIN = Path(sys.executable).parent
+resource = pytest.importorskip("resource", reason="this system has no limits on the size of files")
 
 pytestmark = pytest.mark.skipif(
     shutil.which("git") is None or not (BIN / "dvc").exists() or not (BIN / "dlkdd").exists(),
@@ -40,7 +42,7 @@ class Project:
         ):
             subprocess.run(["git", *arguments], cwd=folder, check=True)
 
-    def start(self, *arguments):
+    def start(self, *arguments, **more):
         # The copy's own code runs, not the project's that is installed beside this Python.
         environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.folder)}
         environment |= {"DVC_NO_ANALYTICS": "1", "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t"}
@@ -53,6 +55,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            **more,
         )
 
     def dvc(self, *arguments):
@@ -152,6 +155,27 @@ def test_an_experiment_runs_what_its_parameter_changes(project):
     assert project.results() == results
     project.edit("params.yaml", "kd_weight: 0\n", "kd_weight: 1.5\n")
     project.dvc("repro")
+
+
+def test_a_write_that_fails_says_how_to_get_the_old_file_back(project):
+    student = project.folder / "data/demo/student.safetensors"
+    old, largest = student.read_bytes(), student.stat().st_size - 1000
+
+    def no_large_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    project.edit("params.yaml", "kd_decay: 0.95", "kd_decay: 0.8")
+    with project.start("repro", "student@demo", preexec_fn=no_large_files) as process:
+        output = process.communicate()[0]
+    assert process.returncode != 0
+    assert re.search(
+        r"\.(safetensors|pt): files may not grow that large here: it needs more than the \d+ bytes", output
+    )
+    assert "What `dvc repro` removed before is brought back by `dvc checkout`" in output
+    assert not student.exists()
+    project.edit("params.yaml", "kd_decay: 0.8", "kd_decay: 0.95")
+    project.dvc("checkout")
+    assert student.read_bytes() == old
 
 
 def test_a_killed_repro_goes_on_and_ends_in_the_same_bytes(project):

@@ -142,7 +142,7 @@ def test_declared_parameters_are_those_that_the_stages_read():
         return {f"{section}.{field.name}" for field in dataclasses.fields(kind)} - set(leave_out)
 
     params = {name: set(stage["params"]) for name, stage in declared().items()}
-    machine = {"compute.device", "compute.threads"}
+    machine = {"compute.device", "compute.threads", "compute.deterministic"}
     classified = machine | {"compute.precision"}
     drawn = names(ViewRule, "views") | {"views.colour_range"}
     assert params["enhancer"] == names(EnhancerConfig, "enhancer", ["enhancer.on"]) | machine | {

@@ -156,16 +156,15 @@ def test_a_damaged_file_is_refused_by_name_and_made_again_once_removed(tmp_path,
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import numpy as np
 sys.path.insert(0, sys.argv[3])
+from pipeline.clips import frame_cache
 from test_frame_cache import ListedClip, opened
-def save_half_and_die(file, frames):
-    file.write(frames.tobytes()[: frames.nbytes // 2])
-    file.flush()
+def header_and_death(shape):
     os.kill(os.getpid(), signal.SIGKILL)
-np.save = save_half_and_die
 clips = [ListedClip("0.mp4", sys.argv[2])]
-opened(clips, Path(sys.argv[1])).fill(clips[0])
+source = opened(clips, Path(sys.argv[1]))
+frame_cache.npy_header = header_and_death
+source.fill(clips[0])
 """
 
 
@@ -261,6 +260,28 @@ def test_a_file_that_cannot_be_written_is_an_os_error_in_any_reader(tmp_path, cl
     assert "Traceback" not in str(found.value)
 
 
+class Deadly:
+    """A source of frames that one clip kills."""
+
+    def __init__(self, source, clip_id):
+        self.source, self.clip_id = source, clip_id
+
+    def frames(self, clip, indices, crop=None):
+        if clip.id == self.clip_id:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.source.frames(clip, indices, crop)
+
+
+def test_a_reader_that_dies_names_the_clip_that_it_was_reading(tmp_path, clips):
+    source = Deadly(opened(clips, tmp_path), clips[3].id)
+    keys = [[(0, 0), (0, 1)], [(0, 2)], [(0, 4), (0, 3)]]
+    batches = iter(load_keys(ViewDataset(clips, source=source, view_of=seen, size=16), keys, workers=2))
+    before = [next(batches).indices.tolist() for _ in range(2)]
+    assert before == [[0, 1], [2]]
+    with pytest.raises(ChildProcessError, match=rf"died while it read {clips[3].id} \(.*pid.*compute\.workers: 0"):
+        next(batches)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, small_configs):
     """A run up to its logits, with nothing kept, and its student's bytes."""
@@ -275,7 +296,7 @@ def done(tmp_path_factory, small_configs):
     return run
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_training_is_the_same_without_with_and_from_a_filled_cache(done, tmp_path, small_configs, workers):
     wanted = done.hashes(["student.safetensors"])
     assert list((done.folder / ".work" / "frames").rglob("*.npy")) == []

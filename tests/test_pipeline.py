@@ -20,6 +20,7 @@ from pipeline.enhancers.gamma import Gamma
 from pipeline.inference.loading import load_recogniser
 from pipeline.presets import ARID_CLASSES
 from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.machine import set_up_machine
 from pipeline.training.precision import check_precision
 from stages.logits import believable_top1
 
@@ -435,3 +436,36 @@ def test_views_and_pixels_replay_as_they_were_drawn(done):
 
 def test_results_list_names_files_that_stages_write(done):
     assert all(done[name].is_file() for name in RESULTS)
+
+
+@pytest.fixture
+def as_before(monkeypatch):
+    """Undoes what a deterministic GPU sets for the whole process."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_the_deterministic_mode_of_a_gpu_is_torchs_and_a_cpu_needs_none(monkeypatch, as_before):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    set_up_machine("cpu", 1, deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    set_up_machine("cuda", 1, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    set_up_machine("cuda", 1)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_deterministic_gpu_trains_the_same_bytes_twice(done, tmp_path, monkeypatch, as_before):
+    runs = [done.copy(tmp_path / name) for name in "ab"]
+    for run in runs:
+        device = set_up_machine("cuda", 1, deterministic=True)
+        machine = {"compute": run.configs["compute"], "device": device}
+        monkeypatch.setattr(run, "machine", lambda machine=machine: machine)
+        for stage in ("teacher", "logits", "student"):
+            getattr(run, stage)()
+    names = ["teacher.safetensors", "logits.h5", "student.safetensors"]
+    assert runs[0].hashes(names) == runs[1].hashes(names)

@@ -367,21 +367,23 @@ def test_one_list_for_both_is_split_by_scenes(dataset):
 
 def test_what_was_probed_before_a_stop_is_not_probed_again(dataset, monkeypatch):
     probed = []
-    real = prepare.probe
+    real = prepare.Prober.__call__
 
-    def counted(path, **more):
+    def counted(prober, path, **more):
         if len(probed) == 3:
             raise KeyboardInterrupt
         probed.append(path.name)
-        return real(path, **more)
+        return real(prober, path, **more)
 
-    monkeypatch.setattr(prepare, "probe", counted)
+    monkeypatch.setattr(prepare.Prober, "__call__", counted)
     with pytest.raises(KeyboardInterrupt):
         run(dataset)
     journal = dataset / ".work/prepare/probed.jsonl"
     journal.write_text(journal.read_text() + '{"listed": "torn')
     again = []
-    monkeypatch.setattr(prepare, "probe", lambda path, **more: again.append(path.name) or real(path, **more))
+    monkeypatch.setattr(
+        prepare.Prober, "__call__", lambda prober, path, **more: again.append(path.name) or real(prober, path, **more)
+    )
     stopped = run(dataset)
     assert len(again) == 3
     assert not set(again) & set(probed)
@@ -413,3 +415,30 @@ def test_a_wrong_root_is_said_once_and_not_for_every_video(dataset):
         video.unlink()
     with pytest.raises(ValueError, match=r"none of the \d+ listed videos can be read there, .*is it the root"):
         run(dataset)
+
+
+@pytest.mark.parametrize("linked", ["Walk/Walk_1_1.mp4", "Walk"])
+def test_links_below_the_root_are_followed_or_refused(dataset, linked):
+    wanted = run(dataset)
+    place = dataset / "videos" / linked
+    elsewhere = dataset / "elsewhere"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+    assert run(dataset) == wanted
+    with pytest.raises(ValueError, match=rf"Walk_1_1\.mp4: \S+/{linked} is a link, wanted files below the root alone"):
+        run(dataset, links=False)
+    # the root itself may be one
+    place.unlink()
+    elsewhere.rename(place)
+    (dataset / "videos").rename(dataset / "root")
+    (dataset / "videos").symlink_to(dataset / "root")
+    assert run(dataset, links=False) == wanted
+
+
+def test_videos_beyond_the_limits_are_bad_and_the_others_are_listed(dataset):
+    write_video(dataset / "videos/Walk/Walk_1_1.mp4", np.zeros((2, 4000, 4000, 3), np.uint8), fps=30)
+    clips = run(dataset, max_bad=1, max_memory_mb=64)
+    assert len(clips) == 5
+    assert "want of memory: prepare.max_memory_mb allows 64" in (dataset / "quarantine.csv").read_text()
+    with pytest.raises(ValueError, match=r"none of the 6 listed.*takes longer than 0\.0001 s.*prepare\.max_seconds"):
+        run(dataset, max_bad=6, max_seconds=0.0001)

@@ -5,6 +5,8 @@ Also what the rows of one run tell about each other: the classes, and what train
 
 import csv
 import io
+import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +31,24 @@ LEAK_KINDS = {
 }
 
 MAX_EXAMPLES = 10
+
+# Digits of ASCII alone, as the writer gives them: int() and float() read more.
+NUMBERS: dict[Any, re.Pattern[str]] = {
+    int: re.compile(r"-?[0-9]{1,18}"),
+    float: re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?(e[-+]?[0-9]{1,3})?"),
+}
+
+# Lowest and highest value of a field: what the columns of the logit store and checksums can hold.
+BOUNDS = {
+    "label": (UNLABELLED, 2**31 - 1),
+    "num_frames": (1, 2**31 - 1),
+    "fps": (0, math.inf),
+    "width": (0, 2**31 - 1),
+    "height": (0, 2**31 - 1),
+    "mean_luma": (0, 255),
+    "dark_share": (0, 1),
+    "luma_crc32": (0, 2**32 - 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,12 @@ class Clip:
     """Of the file's bytes."""
 
 
+def leaves_root(path: str) -> bool:
+    """Whether a listed path, joined to the videos' root, would name a file outside of it, or none."""
+    parts = PurePosixPath(path)
+    return parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path
+
+
 def clips_to_text(clips: Sequence[Clip]) -> str:
     """The text of clips.csv, sorted as given."""
     buffer = io.StringIO()
@@ -84,22 +110,31 @@ def read_clips(path: Path) -> list[Clip]:
     """Read clips.csv.
 
     Raises:
-        ValueError: missing, another header, a mistyped field or a doubled id; names file, line and field.
+        ValueError: missing, no csv in UTF-8, another header, a mistyped field, one out of its range or a doubled
+            id; names file, line and field.
+        OSError: the file cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run `dlkdd prepare` (or `dvc repro`) first")
     names = [field.name for field in fields(Clip)]
     kinds = {field.name: field.type for field in fields(Clip)}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != names:
-            raise ValueError(f"{path}: found the columns {reader.fieldnames}, wanted {names}; run prepare again")
-        clips = [_clip(path, number, row, kinds) for number, row in enumerate(reader, start=2)]
+    clips = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            # Strict: a quote that is never closed would take all that follows for one field.
+            reader = csv.DictReader(file, strict=True)
+            if reader.fieldnames != names:
+                found = str(reader.fieldnames)[:1000]
+                raise ValueError(f"{path}: found the columns {found}, wanted {names}; run prepare again")
+            for row in reader:
+                clips.append(_clip(path, reader.line_num, row, kinds))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no csv in UTF-8 ({error}); run prepare again") from error
     # A clip may be in train and test where leaks are only reported, but never twice in one of them.
     counts = Counter((clip.id, clip.subset == "test") for clip in clips)
     doubled = [clip_id for (clip_id, _), count in counts.items() if count > 1]
     if doubled:
-        raise ValueError(f"{path}: clip {doubled[0]} stands twice; run prepare again")
+        raise ValueError(f"{path}: clip {doubled[0][:200]} stands twice; run prepare again")
     return clips
 
 
@@ -208,19 +243,28 @@ def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _clip(path: Path, number: int, row: dict[str, str], kinds: dict[str, object]) -> Clip:
+def _clip(path: Path, number: int, row: Mapping[Any, Any], kinds: Mapping[str, Any]) -> Clip:
+    if None in row or None in row.values():  # DictReader's way to tell that there are too many or too few
+        raise ValueError(f"{path}:{number}: found another number of fields, wanted {len(kinds)}; run prepare again")
     values: dict[str, object] = {}
     for name, kind in kinds.items():
         text = row[name]
-        try:
-            values[name] = kind(text) if kind in (int, float) else text
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}:{number}: field {name}: found {text!r}, wanted a number") from error
+        if kind not in (int, float):
+            values[name] = text
+            continue
+        if NUMBERS[kind].fullmatch(text) is None or not math.isfinite(float(text)):
+            raise ValueError(f"{path}:{number}: field {name}: found {text[:80]!r}, wanted a number")
+        values[name] = kind(text)
     clip = Clip(**values)  # type: ignore[arg-type]
     lowest = UNLABELLED if clip.subset == "test" else 0
     if clip.subset not in SUBSETS or clip.num_frames < 1 or clip.label < lowest:
         raise ValueError(
-            f"{path}:{number}: found subset '{clip.subset}', label {clip.label}, {clip.num_frames} frames; "
+            f"{path}:{number}: found subset '{clip.subset[:80]}', label {clip.label}, {clip.num_frames} frames; "
             f"wanted one of {', '.join(SUBSETS)}, a label of at least 0 (-1, none, in test alone) and at least 1 frame"
         )
+    for name, (least, most) in BOUNDS.items():
+        if not least <= getattr(clip, name) <= most:
+            raise ValueError(f"{path}:{number}: field {name}: found {row[name][:80]}, wanted {least} to {most}")
+    if not clip.id or leaves_root(clip.id):
+        raise ValueError(f"{path}:{number}: field id: found {clip.id[:200]!r}, wanted a path below the videos' root")
     return clip

@@ -20,6 +20,7 @@ from pipeline.clips.frame_cache import DecodedFrames as DecodedFrames
 from pipeline.clips.frame_cache import FrameSource as FrameSource
 from pipeline.clips.frame_cache import keep_frames as keep_frames
 from pipeline.clips.frame_cache import open_dark_frames as open_dark_frames
+from pipeline.clips.read_now import ReadNow, without_torchs_alarm
 from pipeline.clips.video import Frames
 from pipeline.clips.views import (
     View,
@@ -228,10 +229,10 @@ def load_keys(
         persistent: keep the workers between passes.
         held: batches that are in use at once.
     """
-    slots = _slots(dataset, keys, workers=workers, held=held)
+    slots, read_now = _slots(dataset, keys, workers=workers, held=held), ReadNow(workers)
     return LoadedBatches(
         DataLoader(
-            _Reported(dataset),  # type: ignore[arg-type]
+            _Reported(dataset, read_now),  # type: ignore[arg-type]
             batch_sampler=keys,
             num_workers=workers,
             collate_fn=_Collate(slots),
@@ -241,6 +242,7 @@ def load_keys(
             generator=torch.Generator(),
         ),
         slots,
+        lambda death: [dataset.clips[index].id for index in read_now.left_by(death)],
     )
 
 
@@ -262,9 +264,15 @@ def _slots(
 class LoadedBatches:
     """Passes over a loader. A clip that cannot be read is an error here, in the words it was found with."""
 
-    def __init__(self, loader: "DataLoader[Batch | _Slot | _Unread]", slots: BatchSlots | None) -> None:
+    def __init__(
+        self,
+        loader: "DataLoader[Batch | _Slot | _Unread]",
+        slots: BatchSlots | None,
+        left_by: Callable[[str], list[str]],
+    ) -> None:
         self._loader = loader
         self._slots = slots
+        self._left_by = left_by
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -275,9 +283,12 @@ class LoadedBatches:
         Raises:
             ValueError: a clip is bad.
             OSError: a file cannot be read or written.
+            ChildProcessError: a reading process died; names the clip that it was reading.
         """
         # Begun here, not at the first batch: workers read ahead, and the order's epoch is that of now.
-        return _received(iter(self._loader), self._slots)
+        with without_torchs_alarm():
+            begun = iter(self._loader)
+        return _received(_while_workers_live(begun, self._left_by), self._slots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +309,26 @@ class _Slot:
     indices: list[int]
 
 
+def _while_workers_live(
+    batches: "Iterator[Batch | _Slot | _Unread]", left_by: Callable[[str], list[str]]
+) -> "Iterator[Batch | _Slot | _Unread]":
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            clips = left_by(str(error))
+            where = f"while it read {', '.join(clips)}" if clips else "between two clips, perhaps for want of memory"
+            raise ChildProcessError(
+                f"a reading process died {where} ({str(error).strip()}); look at the clip with `dlkdd inspect`, free "
+                "memory, or set compute.workers: 0"
+            ) from error
+        yield batch
+
+
 def _received(batches: "Iterator[Batch | _Slot | _Unread]", slots: BatchSlots | None) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, _Unread):
@@ -315,16 +346,20 @@ def _received(batches: "Iterator[Batch | _Slot | _Unread]", slots: BatchSlots | 
 class _Reported(Dataset["Sample | _Unread"]):
     """A dataset whose errors are values: torch would bury what a worker raises in the text of its own error."""
 
-    def __init__(self, dataset: ViewDataset) -> None:
+    def __init__(self, dataset: ViewDataset, read_now: ReadNow) -> None:
         self._dataset = dataset
+        self._read_now = read_now
 
     def __getitem__(self, key: tuple[int, int]) -> "Sample | _Unread":
+        self._read_now.begin(key[1])
         try:
             return self._dataset[key]
         except ValueError as error:
             return _Unread(kind=ValueError, message=str(error))
         except OSError as error:
             return _Unread(kind=OSError, message=str(error))
+        finally:
+            self._read_now.end()
 
 
 class _Collate:

@@ -8,6 +8,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk's quota is used up",
+    errno.EFBIG: "files may not grow that large here",
+}
+
 
 @contextlib.contextmanager
 def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
@@ -23,21 +29,104 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{owner}.part")
     try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(
-                f"{path}: the disk is full ({free} bytes free); free some space and start again, it goes on from "
-                "what was finished. What `dvc repro` removed before is brought back by `dvc checkout`"
-            ) from error
-        raise
+        with telling_full_disk(path, written=partial):
+            yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(partial, path)
+            sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def telling_full_disk(path: Path, *, written: Path | None = None) -> Iterator[None]:
+    """Let an error of a full disk name the file, what it needs, and what to do.
+
+    Args:
+        path: the file that is being made.
+        written: where its bytes go until it is whole; None for `path` itself.
+
+    Raises:
+        OSError: in words, where the block raised one of a full disk.
+    """
+    partial = path if written is None else written
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise full_disk(path, error.errno, partial) from error
+
+
+def full_disk(path: Path, number: int, partial: Path) -> OSError:
+    """What to say when a file cannot be finished for want of room.
+
+    Args:
+        path: the file that is being made.
+        number: of the system's error, one of FULL.
+        partial: where its bytes went so far.
+    """
+    size = partial.stat().st_size if partial.exists() else 0
+    free = shutil.disk_usage(path.parent).free
+    return OSError(
+        f"{path}: {FULL[number]}: it needs more than the {size} bytes that could be written, {free} are free beside "
+        "them; free some space and start again, it goes on from what was finished. What `dvc repro` removed before is "
+        "brought back by `dvc checkout`"
+    )
+
+
+def reserve(handle: int, start: int, length: int) -> None:
+    """Take room on the disk for a part of an open file, before anything is written there.
+
+    For writers that leave a broken file behind where a write fails.
+
+    Args:
+        handle: of the file, open for writing.
+        start: first byte of the part.
+        length: bytes.
+
+    Raises:
+        OSError: with its number, if the disk or a quota has no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, start, length)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        else:
+            return
+    # Some file systems cannot reserve; they can say how much is free.
+    state = os.fstatvfs(handle)
+    if state.f_bavail * state.f_frsize < length:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_room(path: Path, length: int) -> None:
+    """Refuse to begin a file for which the disk has no room.
+
+    Args:
+        path: the file that is about to be made.
+        length: bytes that it is going to have.
+
+    Raises:
+        OSError: in words.
+    """
+    room = path.with_name(f".{path.name}.room")
+    try:
+        with room.open("wb") as file:
+            reserve(file.fileno(), 0, length)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            f"{path}: {FULL[error.errno]}: it needs {length} bytes, {free} are free; free some space and start again, "
+            "it goes on from what was finished. What `dvc repro` removed before is brought back by `dvc checkout`"
+        ) from error
+    finally:
+        room.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -101,7 +101,9 @@ class CachedFrames:
             )
         # The process id keeps two readers of one clip apart; both write the same bytes.
         with replacing(path, owner=str(os.getpid())) as partial, partial.open("wb") as file:
-            np.save(file, frames)
+            # not np.save, whose error of a full disk has no number
+            file.write(npy_header(frames.shape))
+            file.write(frames.data)
         return path
 
     def _mapped(self, clip: Clip) -> Frames:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.clips.clip_index import UNLABELLED
+from pipeline.clips.clip_index import UNLABELLED, leaves_root
 from pipeline.clips.video import VIDEO_SUFFIXES
 
 # Column names of the csv lists in use, in lower case; the first one found is taken.
@@ -17,6 +17,13 @@ LABEL_COLUMNS = ("label", "classid", "class")
 TAB_FORM = "`index TAB class id TAB path`"
 FILE_FORM = "`folder/file.mp4 label`"
 FRAME_FORM = "`folder/name frames label`"
+
+# Digits of ASCII alone, and few enough for 64 bits: int() also reads other scripts' and refuses thousands of them.
+ID = re.compile(r"-?[0-9]{1,18}")
+COUNT = re.compile(r"[0-9]{1,18}")
+
+NAME_BYTES, PATH_BYTES = 255, 3000  # Linux takes 4095 bytes of a path, and the videos' root needs some
+SHOWN = 200  # characters of a line that a message repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +89,20 @@ def read_class_table(path: Path) -> tuple[list[int], list[str]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such table of classes; wanted lines of `id TAB class name`")
     names: dict[int, str] = {}
+    seen: set[str] = set()
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        match = re.fullmatch(r"\s*(\d+)[\t, ]\s*(.+?)\s*", line)
-        if match is None:
-            raise ValueError(f"{path}:{number}: found '{line}', wanted `id TAB class name`")
+        match = re.match(r"([0-9]{1,18})[\t, ]", line.lstrip())
+        name = line.lstrip()[match.end() :].strip() if match is not None else ""
+        if match is None or not name:
+            raise ValueError(f"{path}:{number}: found '{_shown(line)}', wanted `id TAB class name`")
         if int(match[1]) in names:
             raise ValueError(f"{path}:{number}: class id {match[1]} stands twice; give every class its own id")
-        if match[2] in names.values():
-            raise ValueError(f"{path}:{number}: class '{match[2]}' stands twice; give every class its own name")
-        names[int(match[1])] = match[2]
+        if name in seen:
+            raise ValueError(f"{path}:{number}: class '{_shown(name)}' stands twice; give every class its own name")
+        names[int(match[1])] = name
+        seen.add(name)
     if not names:
         raise ValueError(f"{path}: the table is empty; wanted lines of `id TAB class name`")
     ids = sorted(names)
@@ -180,11 +190,14 @@ def has_video_suffix(listed: str) -> bool:
 
 
 def scene_of(clip_id: str, pattern: str) -> str:
-    """The scene a clip was filmed in: the pattern's groups joined, or the clip itself where it does not match."""
+    """The scene a clip was filmed in: the pattern's groups joined, or the clip itself where it does not match.
+
+    A group that took no part in the match is left out.
+    """
     match = re.search(pattern, clip_id) if pattern else None
     if match is None:
         return clip_id
-    return "/".join(match.groups()) or match[0]
+    return "/".join(group for group in match.groups() if group is not None) or match[0]
 
 
 def choose_scenes(
@@ -244,40 +257,44 @@ def _read_lines(path: Path, filled: Sequence[tuple[int, str]]) -> list[Listed]:
     if not filled:
         return []
     number, first = filled[0]
-    header = [field.strip().lower() for field in next(csv.reader([first]))]
     if "\t" in first:
         return [_tab_line(path, *each) for each in filled]
+    header = [field.strip().lower() for field in _csv_fields(path, number, first)]
     if any(name in header for name in PATH_COLUMNS):
         return _read_csv(path, header, filled)
     for form in (FILE_FORM, FRAME_FORM):
         if _spaced_fields(first, form) is not None:
             return [_spaced_line(path, *each, form) for each in filled]
     raise ValueError(
-        f"{path}:{number}: found '{first.strip()}', wanted {TAB_FORM}, a csv header with `path` or `Video` (and "
+        f"{path}:{number}: found '{_shown(first)}', wanted {TAB_FORM}, a csv header with `path` or `Video` (and "
         f"`label`, `ClassID` or `class`), {FILE_FORM} or {FRAME_FORM}"
     )
 
 
 def _tab_line(path: Path, number: int, line: str) -> Listed:
     fields = [field.strip() for field in line.split("\t")]
-    if len(fields) != 3 or not fields[1].lstrip("-").isdigit() or not fields[2]:
-        raise ValueError(f"{path}:{number}: found '{line.strip()}', wanted {TAB_FORM}")
+    if len(fields) != 3 or ID.fullmatch(fields[1]) is None or not fields[2]:
+        raise ValueError(f"{path}:{number}: found '{_shown(line)}', wanted {TAB_FORM}")
     return Listed(path=fields[2], label=int(fields[1]), class_name=None, num_frames=None, place=f"{path}:{number}")
 
 
 def _spaced_fields(line: str, form: str) -> tuple[str, int | None, int] | None:
     """Path, number of frames and label, split from the right, since file names may hold spaces."""
-    frames = r"\s+(\d+)" if form == FRAME_FORM else "()"
-    match = re.fullmatch(rf"\s*(\S.*?){frames}\s+(-?\d+)\s*", line)
-    if match is None or (form == FILE_FORM and not has_video_suffix(match[1])):
+    # Not one regular expression: on a long line of spaces it would try every way to share them out.
+    name, *numbers = line.strip().rsplit(None, 2 if form == FRAME_FORM else 1)
+    if not numbers or ID.fullmatch(numbers[-1]) is None:
         return None
-    return match[1], int(match[2]) if match[2] else None, int(match[3])
+    if form == FILE_FORM:
+        return (name, None, int(numbers[0])) if has_video_suffix(name) else None
+    if len(numbers) < 2 or COUNT.fullmatch(numbers[0]) is None:
+        return None
+    return name, int(numbers[0]), int(numbers[1])
 
 
 def _spaced_line(path: Path, number: int, line: str, form: str) -> Listed:
     fields = _spaced_fields(line, form)
     if fields is None:
-        raise ValueError(f"{path}:{number}: found '{line.strip()}', wanted {form} as in the first line")
+        raise ValueError(f"{path}:{number}: found '{_shown(line)}', wanted {form} as in the first line")
     name, num_frames, label = fields
     return Listed(path=name, label=label, class_name=None, num_frames=num_frames, place=f"{path}:{number}")
 
@@ -287,13 +304,15 @@ def _read_csv(path: Path, header: Sequence[str], filled: Sequence[tuple[int, str
     label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
     listed = []
     for number, line in filled[1:]:
-        row = next(csv.reader([line]))
+        row = _csv_fields(path, number, line)
         if len(row) != len(header) or not row[path_column].strip():
             raise ValueError(
-                f"{path}:{number}: found '{line}', wanted {len(header)} fields as in the header, and a path"
+                f"{path}:{number}: found '{_shown(line)}', wanted {len(header)} fields as in the header, and a path"
             )
         value = "" if label_column is None else row[label_column].strip()
-        is_id = re.fullmatch(r"-?\d+", value) is not None
+        is_id = ID.fullmatch(value) is not None
+        if not is_id and re.fullmatch(r"-?[0-9]+", value) is not None:
+            raise ValueError(f"{path}:{number}: found class id {_shown(value)}, wanted one of at most 18 digits")
         listed.append(
             Listed(
                 path=row[path_column].strip(),
@@ -304,6 +323,19 @@ def _read_csv(path: Path, header: Sequence[str], filled: Sequence[tuple[int, str
             )
         )
     return listed
+
+
+def _csv_fields(path: Path, number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]))
+    except csv.Error as error:
+        raise ValueError(f"{path}:{number}: found '{_shown(line)}', no line of csv ({error}); mend the list") from error
+
+
+def _shown(line: str) -> str:
+    """As much of a line as a message should hold."""
+    text = line.strip()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..., {len(text)} characters"
 
 
 def _read_folder(path: Path, *, videos: Path) -> list[Listed]:
@@ -317,8 +349,19 @@ def _read_folder(path: Path, *, videos: Path) -> list[Listed]:
 
 
 def _check_relative(line: Listed) -> None:
-    parts = PurePosixPath(line.path)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in line.path or "\0" in line.path:
+    if leaves_root(line.path):
         raise ValueError(
-            f"{line.place}: path '{line.path}' leaves the videos' root; wanted a path relative to it without '..'"
+            f"{line.place}: path '{_shown(line.path)}' leaves the videos' root; wanted a path relative to it without "
+            "'..'"
+        )
+    # What a folder holds may be named by any bytes: those that are no text come as lone surrogates.
+    if not line.path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line.path):
+        raise ValueError(f"{line.place}: found a file named {line.path!a}, which is no UTF-8; rename it")
+    if "\r" in line.path:  # clips.csv would break there
+        raise ValueError(f"{line.place}: found a file named {line.path!a}, with a line break in its name; rename it")
+    whole = line.path.encode()
+    if len(whole) > PATH_BYTES or any(len(name) > NAME_BYTES for name in whole.split(b"/")):
+        raise ValueError(
+            f"{line.place}: path '{_shown(line.path)}' is longer than a file's can be; wanted at most {NAME_BYTES} "
+            f"bytes a name and {PATH_BYTES} in all"
         )

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.clips.video_stream import video_stream
+
 # What a decoder is told before it gets a packet; FFmpeg's names.
 SKIP_ALL, SKIP_UNREFERENCED, DECODE = "ALL", "NONREF", "DEFAULT"
 
@@ -22,7 +24,7 @@ def needed_frames(container: Any, wanted: Sequence[int], num_frames: int) -> Ite
     Returns:
         Position and av.VideoFrame, in no promised order; frames that are not there are left out.
     """
-    stream = container.streams.video[0]
+    stream = video_stream(container)
     codec = stream.codec_context
     # MPEG-4's decoder gives some of Xvid's frames another packet's time stamp.
     if codec.name != "h264":

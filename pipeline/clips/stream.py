@@ -17,8 +17,9 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from pipeline.clips.catch_up import CatchUp
 from pipeline.clips.live_address import DEVICE
-from pipeline.clips.video import CONTAINERS, SCALER, Frames, open_video
+from pipeline.clips.video import CONTAINERS, SCALER, Frames, frames_of, open_video, set_up_decoder
 from pipeline.clips.video_files import refuse_pictures
+from pipeline.clips.video_stream import video_stream
 
 GUESSED_RATE = Fraction(30)
 """Frames a second where a file tells none; ARID's."""
@@ -155,10 +156,11 @@ class LiveVideo:
     """An open live stream."""
 
     def __init__(self, container: Any, *, timeout_sec: float) -> None:
-        if not container.streams.video:
+        stream = video_stream(container)
+        if stream is None:
             raise ValueError("holds no video stream")
         self._container = container
-        self._stream = container.streams.video[0]
+        self._stream = stream
         self._stream.thread_type, self._stream.codec_context.thread_count = "SLICE", 1
         self._timeout_sec = timeout_sec
         self.catch_up = CatchUp()
@@ -229,7 +231,7 @@ def open_live(source: str, *, timeout_sec: float) -> Iterator[LiveVideo]:
         how = {"options": options | ({"rtsp_flags": "prefer_tcp"} if source.lower().startswith("rtsp") else {})}
     began = time.monotonic()
     try:
-        with av.open(source, timeout=(timeout_sec, timeout_sec), **how) as container:
+        with av.open(source, timeout=(timeout_sec, timeout_sec), metadata_errors="replace", **how) as container:
             yield LiveVideo(container, timeout_sec=timeout_sec)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(_reason(error, began, timeout_sec)) from error
@@ -247,14 +249,11 @@ def _reason(error: BaseException, began: float, timeout_sec: float) -> str:
 
 def _frames_of(path: Path) -> Iterator[TimedFrame]:
     with open_video(path) as container:
-        stream = container.streams.video[0]
-        if stream.disposition & av.stream.Disposition.attached_pic:
-            raise ValueError(f"{path}: holds a cover picture and no video stream; leave it out of the list")
-        # Frame threads beside torch can hang, and at these sizes they only cost.
-        stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
+        stream = video_stream(container)
+        set_up_decoder(stream)
         spacing = 1 / (stream.average_rate or GUESSED_RATE)
         first, time_sec = None, -spacing
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(frames_of(container, stream)):
             if frame.is_corrupt:
                 raise ValueError(f"{path}: a frame is damaged; fetch or re-encode the video, or leave it out")
             stamp = None if frame.pts is None else frame.pts * frame.time_base

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from pipeline.clips.probe_apart import MEMORY_MB, SECONDS, Prober
 from pipeline.clips.survey_entries import Entry
 from pipeline.clips.survey_video import BadVideo, VideoSurvey, survey_video
 
@@ -42,11 +43,12 @@ def survey_all(
     if processes < 1:
         raise ValueError(f"--processes: found {processes}, wanted at least 1")
     if processes == 1:
-        yield from (survey_video(entry, root, colour_range) for entry in entries)
+        with Prober(memory_mb=MEMORY_MB, seconds=SECONDS) as prober:
+            yield from (survey_video(entry, root, colour_range, prober) for entry in entries)
         return
     # Spawned, because a fork beside the decoder's or torch's threads can hang.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_leave_ctrl_c) as pool:
-        waiting = [pool.submit(survey_video, entry, root, colour_range) for entry in entries]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin_to_look) as pool:
+        waiting = [pool.submit(_survey_here, entry, root, colour_range) for entry in entries]
         done = 0
         try:
             for result in waiting:
@@ -78,6 +80,17 @@ def collect(results: Iterable[VideoSurvey | BadVideo], other_suffixes: dict[str,
     )
 
 
-def _leave_ctrl_c() -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that waits for the others stops them."""
+_prober: Prober | None = None
+
+
+def _begin_to_look() -> None:
+    """Set up a process that looks into videos."""
+    global _prober
+    # Ctrl-C reaches all processes of a terminal; the one that waits for the others stops them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prober = Prober(memory_mb=MEMORY_MB, seconds=SECONDS)
+
+
+def _survey_here(entry: Entry, root: Path, colour_range: str) -> VideoSurvey | BadVideo:
+    assert _prober is not None, "the process was not set up"
+    return survey_video(entry, root, colour_range, _prober)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.clips.plain_text import one_line
 from pipeline.clips.survey import Survey
 from pipeline.clips.survey_findings import MAX_NAMED, Finding, listed
 from pipeline.clips.survey_video import PERCENTILES
@@ -18,7 +19,7 @@ def as_text(survey: Survey, summary: Mapping[str, Any], findings: Sequence[Findi
         *(f"  bad  {bad.id}: {bad.reason}; {bad.remedy}" for bad in survey.bad),
     ]
     if not survey.videos:
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
     lines += [
         "",
         *_class_lines(summary["classes"]),
@@ -39,7 +40,7 @@ def as_text(survey: Survey, summary: Mapping[str, Any], findings: Sequence[Findi
         named = ", ".join(finding.ids[:MAX_NAMED]) + (" ..." if len(finding.ids) > MAX_NAMED else "")
         lines += ["", f"{finding.kind}: {finding.text}" + (f": {named}" if named else "")]
         lines += [f"  {finding.remedy}"] if finding.remedy else []
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:

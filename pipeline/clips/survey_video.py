@@ -4,7 +4,7 @@ import itertools
 import statistics
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +77,20 @@ class BadVideo:
     remedy: str
 
 
-def survey_video(entry: Entry, root: Path, colour_range: str) -> VideoSurvey | BadVideo:
-    """Decode one video, and describe it or say why it cannot be used."""
+def survey_video(
+    entry: Entry, root: Path, colour_range: str, prober: Callable[..., VideoInfo] = probe
+) -> VideoSurvey | BadVideo:
+    """Decode one video, and describe it or say why it cannot be used.
+
+    Args:
+        entry: which.
+        root: what its id is relative to.
+        colour_range: how RGB is made from it: auto, limited or full.
+        prober: decodes it first. One with limits keeps what breaks a decoder from this process.
+    """
     path = root / entry.id
     try:
-        return _survey(entry, path, colour_range)
+        return _survey(entry, path, colour_range, prober)
     except (ValueError, OSError) as error:
         message = str(error).removeprefix(f"{path}: ")
         reason, _, remedy = message.partition("; ")
@@ -141,8 +150,8 @@ def uneven_share(times: Sequence[float]) -> float:
     return sum(abs(spacing - usual) > UNEVEN * usual for spacing in spacings) / len(spacings)
 
 
-def _survey(entry: Entry, path: Path, colour_range: str) -> VideoSurvey:
-    info = probe(path, colour_range=colour_range)
+def _survey(entry: Entry, path: Path, colour_range: str, prober: Callable[..., VideoInfo]) -> VideoSurvey:
+    info = prober(path, colour_range=colour_range)
     sha256 = sha256_of(path)
     if entry.sha256 is not None and entry.sha256 != sha256:
         raise ValueError(f"{path}: is another file than the one in clips.csv (sha256 {sha256[:12]}); run prepare again")

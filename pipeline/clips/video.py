@@ -14,7 +14,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from pipeline.clips.files import FULL, telling_full_disk
 from pipeline.clips.needed_frames import needed_frames
+from pipeline.clips.video_stream import video_stream
 
 Frames = NDArray[np.uint8]
 
@@ -102,18 +104,22 @@ def decode(
     """
     convert = FrameConverter(size=size, colour_range=colour_range, crop=crop)
     if indices is None:
-        frames = [convert(frame) for frame in decoded_frames(path)]
+        frames: list[Frames] = []
+        for index, frame in enumerate(decoded_frames(path)):
+            frames.append(convert(frame))
+            if frames[-1].shape != frames[0].shape:
+                raise _other_size(path, index, frames[-1].shape, frames[0].shape)
         if not frames:
             raise ValueError(f"{path}: no frame decodes; re-encode the video or leave it out of the list")
         return np.stack(frames)
     if num_frames is not None:
-        kept = _Kept(indices, convert)
+        kept = _Kept(path, indices, convert)
         # Whatever goes wrong on the short way, the whole decode below finds again and names, or does not meet.
         with contextlib.suppress(ValueError):
             _take_needed(path, kept, num_frames)
         if not kept.missing:
             return kept.frames()
-    kept = _Kept(indices, convert)
+    kept = _Kept(path, indices, convert)
     for index, frame in enumerate(decoded_frames(path)):
         kept.take(index, frame)
         if not kept.missing:
@@ -140,8 +146,8 @@ def probe(path: Path, *, colour_range: str = "auto", rgb_frames: int = 8) -> Vid
     luma_counts = np.zeros(256, dtype=np.int64)
     sums, squares, sampled = np.zeros(3), np.zeros(3), 0
     with open_video(path) as container:
-        fps = float(container.streams.video[0].average_rate or 0)
-        declared = container.streams.video[0].frames
+        stream = video_stream(container)
+        fps, declared = float(stream.average_rate or 0), stream.frames
     # The declared count only spaces the samples: it may be wrong or absent, the decode below counts.
     spacing = max(1, (declared or 64) // rgb_frames)
     index, frame, crc = -1, None, 0
@@ -238,8 +244,9 @@ class FrameConverter:
 class _Kept:
     """The wanted frames of a video as they come."""
 
-    def __init__(self, indices: Sequence[int], convert: FrameConverter) -> None:
+    def __init__(self, path: Path, indices: Sequence[int], convert: FrameConverter) -> None:
         self.missing = set(indices)
+        self._path = path
         self._indices = indices
         self._convert = convert
         self._places: dict[int, int] = {}
@@ -253,7 +260,10 @@ class _Kept:
             return
         if self._frames is None:
             self._frames = np.empty((len(self._indices), *self._convert.shape(frame)), np.uint8)
-        self._convert.into(self._frames[self._places[index]], frame)
+        place = self._frames[self._places[index]]
+        if self._convert.shape(frame) != place.shape:
+            raise _other_size(self._path, index, self._convert.shape(frame), place.shape)
+        self._convert.into(place, frame)
         self.missing.remove(index)
 
     def frames(self) -> Frames:
@@ -288,13 +298,11 @@ def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 1
         )
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with av.open(str(partial), "w") as container:
-            _encode(container, frames, Fraction(fps), crf=0 if lossless else crf, lossless=lossless)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
+        with telling_full_disk(path, written=partial):
+            _write_whole(partial, frames, Fraction(fps), crf=0 if lossless else crf, lossless=lossless)
+            os.replace(partial, path)
     except av.FFmpegError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror}); check the folder and the free space") from error
+        raise OSError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -302,6 +310,18 @@ def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 1
 def av_version() -> str:
     """Version of the decoder, which the pixels may depend on."""
     return str(av.__version__)
+
+
+def _write_whole(path: Path, frames: Frames, fps: Fraction, *, crf: int, lossless: bool) -> None:
+    try:
+        with av.open(str(path), "w") as container:
+            _encode(container, frames, fps, crf=crf, lossless=lossless)
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+    except av.FFmpegError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(error.errno, error.strerror) from error
 
 
 def _encode(container: Any, frames: Frames, fps: Fraction, *, crf: int, lossless: bool) -> None:
@@ -343,9 +363,11 @@ def open_video(path: Path, quick: bool = False) -> Iterator[Any]:
         raise ValueError(f"{path}: the file is empty; fetch it again or leave it out of the list")
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS} | (QUICK_OPEN if quick else {})
     try:
-        with av.open(f"file:{path}", options=options) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: holds no video stream; leave it out of the list")
+        # Tags are not ours to read, and those of old cameras are no UTF-8.
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+            if _video_stream(path, container) is None:
+                cover = "a cover picture and " if container.streams.video else ""
+                raise ValueError(f"{path}: holds {cover}no video stream; leave it out of the list")
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -361,11 +383,20 @@ def decoded_frames(path: Path) -> Iterator[Any]:
         ValueError: as open_video, or a frame is damaged.
     """
     with open_video(path) as container:
-        stream = container.streams.video[0]
-        _use_one_thread(stream)
-        for frame in container.decode(stream):
+        stream = video_stream(container)
+        set_up_decoder(stream)
+        for frame in frames_of(container, stream):
             _refuse_damage(path, frame)
             yield frame
+
+
+def frames_of(container: Any, stream: Any) -> Iterator[Any]:
+    """All frames of an opened video as av gives them."""
+    for packet in container.demux(stream):
+        # A packet of nothing stands for a frame that the recorder dropped; decoders refuse it. The one without a time
+        # is av's own, which makes them give what they hold back.
+        if packet.size or packet.dts is None:
+            yield from packet.decode()
 
 
 def _take_needed(path: Path, kept: _Kept, num_frames: int) -> None:
@@ -373,16 +404,33 @@ def _take_needed(path: Path, kept: _Kept, num_frames: int) -> None:
     if path.suffix.lower() not in INDEXED_SUFFIXES or not path.is_file() or path.stat().st_size > SKIPPING_BYTES:
         return
     with open_video(path, quick=True) as container:
-        _use_one_thread(container.streams.video[0])
+        set_up_decoder(video_stream(container))
         for index, frame in needed_frames(container, sorted(kept.missing), num_frames):
             _refuse_damage(path, frame)
             kept.take(index, frame)
 
 
-def _use_one_thread(stream: Any) -> None:
+def _video_stream(path: Path, container: Any) -> Any:
+    try:
+        return video_stream(container)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def set_up_decoder(stream: Any) -> None:
+    """Let a file's video stream decode in this thread, and tell damage instead of painting it over."""
     # Frame threads beside torch can hang, and at these sizes they only cost.
     stream.thread_type = "SLICE"
-    stream.codec_context.thread_count = 1
+    codec = stream.codec_context
+    codec.thread_count = 1
+    codec.options = {**codec.options, "err_detect": "crccheck+explode"}
+
+
+def _other_size(path: Path, index: int, found: Sequence[int], wanted: Sequence[int]) -> ValueError:
+    return ValueError(
+        f"{path}: frame {index} is {found[1]}x{found[0]}, those before are {wanted[1]}x{wanted[0]}; re-encode the "
+        "video to one size, or ask for a size to scale to"
+    )
 
 
 def _refuse_damage(path: Path, frame: Any) -> None:

@@ -39,6 +39,26 @@ def find_videos(source: Path) -> list[Path]:
     return videos
 
 
+def refuse_links(root: Path, video: str) -> None:
+    """Say so where a video lies behind a link.
+
+    Args:
+        root: of the videos; it may be a link itself.
+        video: path below it.
+
+    Raises:
+        ValueError: the file, or a folder between it and the root, is one.
+    """
+    place = root
+    for part in Path(video).parts:
+        place /= part
+        if place.is_symlink():
+            raise ValueError(
+                f"{root / video}: {place} is a link, wanted files below the root alone; copy the videos there, or set "
+                "prepare.links: true"
+            )
+
+
 def refuse_pictures(path: Path, *, early: bool) -> None:
     """Say so where a file is a picture.
 

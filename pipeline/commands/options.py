@@ -62,7 +62,8 @@ def machine(params: Path) -> dict[str, Any]:
     from pipeline.training.machine import set_up_machine
 
     compute = read_section(params, ComputeConfig)
-    return {"compute": compute, "device": set_up_machine(compute.device, compute.threads)}
+    device = set_up_machine(compute.device, compute.threads, deterministic=compute.deterministic)
+    return {"compute": compute, "device": device}
 
 
 def in_several_processes(device: Any, *, micro_batches: int | None = None) -> bool:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pipeline.clips.files import replacing
 from pipeline.clips.live_address import shown_source
+from pipeline.clips.plain_text import one_line
 from pipeline.inference.answers import AnswerFormat, AnswerWriter
 from pipeline.inference.live_overlay import open_live_overlay
 from pipeline.inference.live_stream import LiveSettings, follow
@@ -88,7 +89,7 @@ def on_files(given: tuple[str, ...], videos: Path | None, wanted: Wanted) -> int
         known = list(found)
         found, total = iter(known), len(known)
         if overlays is not None:
-            overlays.check(given, total)
+            overlays.check(given, known)
     with _writer(wanted.out, wanted.form) as writer:
 
         def on_answer(source: Source, answer: Answer) -> None:
@@ -133,7 +134,7 @@ def on_stream(source: str, settings: LiveSettings, wanted: Wanted) -> int:
 def note(text: str) -> None:
     """A line for the user, beside the answers and above the bars."""
     with tqdm.external_write_mode(file=sys.stderr):
-        click.echo(text, err=True)
+        click.echo(one_line(text), err=True)
 
 
 @contextlib.contextmanager
@@ -157,7 +158,7 @@ def _writer(out: Path | None, form: AnswerFormat) -> Iterator[AnswerWriter]:
 @contextlib.contextmanager
 def _watching(title: str) -> Iterator[Callable[[Fraction], None]]:
     # Shown from two seconds of work on: a bar for each short clip would flicker.
-    with tqdm(desc=title, unit="s", disable=None, leave=False, delay=2, unit_scale=True) as bar:
+    with tqdm(desc=one_line(title), unit="s", disable=None, leave=False, delay=2, unit_scale=True) as bar:
 
         def watch(time_sec: Fraction) -> None:
             bar.update(float(time_sec) - bar.n)

@@ -41,6 +41,7 @@ PRESETS = {
     "--protocol", type=click.Choice(sorted(presets.PROTOCOLS)), help="How training crops are taken. [darklight]"
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the training views.")
+@click.option("--links/--no-links", default=None, help="Follow links below the videos' root, or refuse them.")
 @click.option("--epochs", type=int, help="Epochs of teacher and student.")
 @click.option("--batch-size", type=int, help="Clips a step, of teacher and student.")
 @click.option("--views", type=int, help="Views of every clip in the logit store.")
@@ -67,7 +68,7 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
         values = presets.set_protocol(values, options["protocol"])
     both = [f"{section}.{{}}" for section in ("teacher", "student")]
     targets = {"head": both, "epochs": both, "batch-size": both, "frames": ["views.{}"], "sampling": ["views.{}"]}
-    targets |= {"flip": ["views.{}"], "views": ["logits.{}"], "seed": ["views.{}", *both]}
+    targets |= {"links": ["prepare.{}"], "flip": ["views.{}"], "views": ["logits.{}"], "seed": ["views.{}", *both]}
     changes = [
         f"{place.format(key.replace('-', '_'))}={str(value).lower()}"
         for key, places in targets.items()

@@ -176,15 +176,21 @@ class LogitStore:
 
         Raises:
             ValueError: if the store has no such row, or the row does not match its crc32.
+            OSError: if a store that is read row by row was damaged since it was opened.
         """
         clip = self._index.get(clip_id)
         if clip is None or not 0 <= view < self.num_views:
             wanted = f"one of {len(self.clip_ids)} clips and views 0 to {self.num_views - 1}"
             raise ValueError(f"{self.path}: found no row of clip {clip_id!r}, view {view}, wanted {wanted}; {REMEDY}")
         source, row = self._source(), view * len(self.clip_ids) + clip
-        block = Block(**{name.rpartition("/")[2]: source[name][row : row + 1] for name in ROW_COLUMNS})
+        try:
+            block = Block(**{name.rpartition("/")[2]: source[name][row : row + 1] for name in ROW_COLUMNS})
+            crc32 = source["rows/row_crc32"][row]
+        except DAMAGE as error:
+            where = f"{self.path}: clip {clip_id!r}, view {view}"
+            raise OSError(f"{where}: cannot be read, its bytes are damaged ({error}); {REMEDY}") from error
         label = int(self.labels[clip])
-        if row_crc32([clip_id], [label], [view], block)[0] != source["rows/row_crc32"][row]:
+        if row_crc32([clip_id], [label], [view], block)[0] != crc32:
             raise ValueError(f"{self.path}: clip {clip_id!r}, view {view}: row does not match its crc32; {REMEDY}")
         top, left, height, width = block.crop[0].tolist()
         return StoredRow(
@@ -204,11 +210,16 @@ class LogitStore:
         if handle is None or handle[0] != os.getpid():
             self._handle = None  # inherited by fork: not ours to read with
             file = open_hdf5(self.path, "r", remedy=REMEDY)
-            if plain(file.attrs.get("content_sha256")) != self.summary.content_sha256:
+            try:
+                digest = plain(file.attrs.get("content_sha256"))
+                columns = {name: _column(file, name) for name in (*ROW_COLUMNS, "rows/row_crc32")}
+            except DAMAGE as error:
+                file.close()
+                raise OSError(f"{self.path}: was damaged since it was opened ({error}); {REMEDY}") from error
+            if digest != self.summary.content_sha256:
                 file.close()
                 raise ValueError(f"{self.path}: found another store than the one opened before; start the run again")
-            handle = (os.getpid(), {name: _column(file, name) for name in (*ROW_COLUMNS, "rows/row_crc32")})
-            self._handle = handle
+            self._handle = handle = (os.getpid(), columns)
         return handle[1]
 
 

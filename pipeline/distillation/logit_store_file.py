@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import math
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.clips.files import FULL, telling_full_disk
 from pipeline.distillation.logit_store_format import FORMAT, FORMAT_VERSION, Scalar, leaves_root
 from pipeline.distillation.logit_store_layout import COLUMNS, GROUPS, TEXT, Column, Sizes
 
@@ -37,6 +41,27 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"], *, remedy: str) -> h5py.File
         raise BlockingIOError(f"{path}: another process is writing it; wait for that one to end") from error
     except DAMAGE as error:
         raise OSError(f"{path}: cannot be opened as HDF5, cut short or damaged ({error}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def telling_hdf5_full(path: Path, *, written: Path | None = None) -> Iterator[None]:
+    """`telling_full_disk` for what HDF5 writes: it puts the system's error number into words, under several types.
+
+    Args:
+        path: the file that is being made.
+        written: where its bytes go until it is whole; None for `path` itself.
+
+    Raises:
+        OSError: in words, where the block raised one of a full disk.
+    """
+    with telling_full_disk(path, written=written):
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            told = re.search(r"errno = (\d+)", str(error))
+            if told is None or int(told[1]) not in FULL:
+                raise
+            raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def layout_problems(file: h5py.File) -> list[str]:
@@ -122,6 +147,8 @@ def _column_problems(dataset: h5py.Dataset, column: Column, sizes: Sizes) -> lis
         size = count * (math.prod(dataset.chunks) * itemsize + 4 * len(filters))  # 4: fletcher32
     if dataset.id.get_storage_size() != size:
         problems.append(f"{where}: found {dataset.id.get_storage_size()} bytes stored, wanted {size}")
+    elif size > (whole := dataset.file.id.get_filesize()):  # parts that lie on one another would fill the memory
+        problems.append(f"{where}: found {size} bytes stored in a file of {whole}; wanted no more than it has")
     return problems
 
 

@@ -8,6 +8,7 @@ chunk would then lose the finished rows that share it. Every row's own crc32 doe
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import zlib
@@ -20,7 +21,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.distillation.logit_store_file import open_hdf5, plain
+from pipeline.clips.files import check_room, reserve
+from pipeline.distillation.logit_store_file import open_hdf5, plain, telling_hdf5_full
 from pipeline.distillation.logit_store_format import (
     FINGERPRINT_PREFIX,
     FORMAT_VERSION,
@@ -41,6 +43,7 @@ from pipeline.distillation.logit_store_layout import CHUNK_BYTES
 SHARD_FORMAT = "dl-kdd-logit-shard"
 REMEDY = "delete the shard and run the stage again"
 GROWTH_SLOTS = 256  # a shard grows by this many blocks at once: fewer changes to the metadata that a kill could tear
+INDEX_BYTES = 256 * 1024  # most that headers and chunk indices grow by with one block, and a new shard with them
 UNUSED = -1
 
 
@@ -181,6 +184,7 @@ class ShardWriter:
         span, slot, columns = self._shard.span(number), self._next_slot, self._shard.columns
         check_block(block, self._spec, span)
         checks = block_crc32(self._spec, span, block)
+        self._reserve()
         self._grow(slot + 1)
         start = slot * self._shard.block_rows
         for name, column in {**block.columns(), "row_crc32": checks}.items():
@@ -208,16 +212,26 @@ class ShardWriter:
         if not self._shard.file:
             return
         try:
-            self._shard.file.flush()
-            self._fsync()
-            self._shard.file.close()
+            with telling_hdf5_full(self._path):
+                self._shard.file.flush()
+                self._fsync()
+                size = self._shard.file.id.get_filesize()
+                self._shard.file.close()
+                os.truncate(self._path, size)  # what was reserved and not needed
         except RuntimeError as error:
-            # What HDF5 cannot write out it reports so, a full disk above all.
-            raise OSError(f"{self._path}: cannot be written out ({error}); free disk space and start again") from error
+            # What HDF5 cannot write out it reports so.
+            raise OSError(f"{self._path}: cannot be written out ({error}); check the disk and start again") from error
 
     def _fsync(self) -> None:
         os.fsync(self._shard.file.id.get_vfd_handle())
         self._fsynced = time.monotonic()
+
+    def _reserve(self) -> None:
+        """Take the room that a block may need: HDF5 cannot go on with a file of which a write failed."""
+        chunks = sum(math.prod(column.chunks) * column.dtype.itemsize for column in self._shard.columns.values())
+        file = self._shard.file.id
+        # A block may reach into a second chunk of each column.
+        reserve(file.get_vfd_handle(), file.get_filesize(), 2 * chunks + INDEX_BYTES)
 
     def _grow(self, slots: int) -> None:
         # Each column by its own length: a kill while growing leaves some of them longer than others.
@@ -268,6 +282,7 @@ def _columns(spec: StoreSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _create_shard(path: Path, spec: StoreSpec, block_rows: int) -> None:
     """Create it beside its name first: a kill in here leaves no shard, rather than one that cannot be opened."""
+    check_room(path, INDEX_BYTES)
     new = path.with_name(path.name + ".new")
     with h5py.File(new, "w", locking="best-effort") as file:
         for name, value in {"format": SHARD_FORMAT, **shard_key(spec, block_rows)}.items():

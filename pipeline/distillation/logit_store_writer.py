@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.clips.files import check_room
 from pipeline.distillation.logit_store import read_summary
 from pipeline.distillation.logit_store_check import verify
-from pipeline.distillation.logit_store_file import content_sha256, open_hdf5
+from pipeline.distillation.logit_store_file import content_sha256, open_hdf5, telling_hdf5_full
 from pipeline.distillation.logit_store_format import (
     FINGERPRINT_PREFIX,
     FORMAT,
@@ -29,6 +30,7 @@ from pipeline.distillation.logit_store_format import (
 )
 from pipeline.distillation.logit_store_layout import COLUMNS, GROUPS, README, TEXT, TITLES, Sizes, StoreSummary, Tally
 from pipeline.distillation.logit_store_shards import UNUSED, Shard, ShardWriter, fsync_path
+from pipeline.distillation.logit_store_size import estimate_bytes
 
 __all__ = ["ShardWriter", "publish"]
 
@@ -51,8 +53,14 @@ def publish(target: Path, spec: StoreSpec, shards: Sequence[Path], *, minimum_to
         OSError: if a shard cannot be read or the written file does not verify.
     """
     partial = target.with_name(target.name + ".partial")
+    # The estimate is within 2 %, and within 30 kB for small stores.
+    check_room(target, round(1.02 * estimate_bytes(spec)) + 30_000)
     try:
-        with _ShardSet(spec, shards) as source, h5py.File(partial, "w", locking="best-effort") as file:
+        with (
+            telling_hdf5_full(target, written=partial),
+            _ShardSet(spec, shards) as source,
+            h5py.File(partial, "w", locking="best-effort") as file,
+        ):
             top1 = _write_store(file, spec, source.blocks())
         if top1 < minimum_top1:
             raise ValueError(

@@ -14,25 +14,26 @@ from typing import Any
 import numpy as np
 
 from pipeline.clips.files import replacing
+from pipeline.clips.plain_text import cell
 from pipeline.distillation.logit_store import LogitStore
 from pipeline.distillation.logit_store_file import plain
 from pipeline.distillation.logit_store_layout import COLUMNS, TEXT
 from pipeline.distillation.store_slabs import Columns, slabs
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of a formula
 CSV_HEAD = ("clip", "label", "class", "view", "flip", "crop")
 
 
 def export_csv(store: LogitStore, out: Path) -> None:
     """Write all rows as csv: clip, label, class, view, flip, crop, then a column logit_<class> for each class.
 
-    A text that a spreadsheet would take for a formula gets a leading apostrophe; numbers stay numbers.
+    A text that a spreadsheet would take for a formula, or that begins with an apostrophe, gets an apostrophe before
+    it; numbers stay numbers.
 
     Raises:
         OSError: it cannot be written; ValueError: `out` is the store itself, or that one was replaced meanwhile.
     """
-    names = [_cell(name) for name in store.class_names]
-    ids = [_cell(clip_id) for clip_id in store.clip_ids]
+    names = [cell(name) for name in store.class_names]
+    ids = [cell(clip_id) for clip_id in store.clip_ids]
     _refuse_itself(store, out)
     with replacing(out) as partial, partial.open("w", encoding="utf-8", newline="") as text, Columns(store) as file:
         writer = csv.writer(text, lineterminator="\n")
@@ -43,7 +44,7 @@ def export_csv(store: LogitStore, out: Path) -> None:
             for row, values in enumerate(logits.tolist()):
                 view, clip = divmod(span.start + row, len(ids))
                 label = int(store.labels[clip])
-                box = _cell(" ".join(map(str, crop[row])))
+                box = cell(" ".join(map(str, crop[row])))
                 writer.writerow([ids[clip], label, names[label], view, int(flip[row]), box, *values])
 
 
@@ -78,10 +79,6 @@ def _write_array(archive: zipfile.ZipFile, name: str, like: Any, slabs: Iterable
         np.lib.format.write_array_header_1_0(member, head)
         for slab in slabs:
             member.write(slab.tobytes())
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _refuse_itself(store: LogitStore, out: Path) -> None:

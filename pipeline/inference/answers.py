@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from pipeline.clips.plain_text import cell, one_line, visible
 from pipeline.inference.predictor import Answer
 
 FORMATS = ("json", "csv")
@@ -58,24 +59,32 @@ class AnswerFormat:
 
 
 class AnswerWriter:
-    """Writes answers line by line; each line is out before the next answer is asked for."""
+    """Writes answers line by line; each line is out before the next answer is asked for.
+
+    Text cells of csv are for a spreadsheet: names hold escapes for codes and line ends, and are no formulas.
+    """
 
     def __init__(self, file: TextIO, form: AnswerFormat) -> None:
         self._file = file
         self._form = form
         self._csv = csv.writer(file, lineterminator="\n")
         if form.form == "csv":
-            self._csv.writerow(form.header())
+            self._csv.writerow(map(_cell, form.header()))
             file.flush()
 
     def write(self, source: str, answer: Answer, live: Mapping[str, Any] | None = None) -> None:
         """Write one answer; `live` are the fields that only a stream's answers have."""
         record = self._form.record(source, answer, live)
         if self._form.form == "json":
-            self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.write(visible(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n")
         else:
-            self._csv.writerow(_row(record))
+            self._csv.writerow(map(_cell, _row(record)))
         self._file.flush()
+
+
+def _cell(value: Any) -> Any:
+    """Text without codes that steer, and no formula; numbers as they are. JSON says names exactly."""
+    return cell(one_line(value)) if isinstance(value, str) else value
 
 
 def _row(record: dict[str, Any]) -> list[Any]:

@@ -85,7 +85,9 @@ def run(
             parity=parity,
             packages=PACKAGES[form],
         )
-        text.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Names of files may hold bytes that are no text; JSON reads the escapes back.
+        about_json = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        text.write_text(about_json, encoding="utf-8", errors="backslashreplace")
         sidecar.unlink(missing_ok=True)
     return Exported(path=out, sidecar=sidecar, about=about, parity=parity)
 

@@ -1,18 +1,20 @@
 """A trained classifier from its checkpoint, with all that its input needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.clips.views import PIXEL_PATH
 from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.zero_dce import load_official
-from pipeline.models.classifier import build_classifier
+from pipeline.models.classifier import Classifier, build_classifier
 from pipeline.models.inference_form import for_inference
 from pipeline.models.recogniser import Recogniser
-from pipeline.training.checkpoint import Preprocessing, Record, load_checkpoint
+from pipeline.models.state_dicts import check_state_dict
+from pipeline.training.checkpoint import REMEDY, Preprocessing, Record, arguments_for, load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,9 @@ def load_recogniser(
             is rewritten by `for_inference`, which is faster and gives the same logits up to rounding.
 
     Raises:
-        ValueError: missing, damaged, or another kind of checkpoint; or an unknown precision.
+        ValueError: missing, damaged, or another kind of checkpoint, or one whose record and weights do not fit each
+            other; or an unknown precision.
+        OSError: the file cannot be read.
     """
     tensors, record = load_checkpoint(path, kind=kind)
     if record.preprocessing is None:
@@ -58,13 +62,12 @@ def load_recogniser(
             f"{path}: pixel_path: found '{preprocessing.pixel_path}', wanted '{PIXEL_PATH}'; the conversion of "
             "pixels has changed since, train again"
         )
-    classifier = build_classifier(seed=0, **record.model)
-    enhancer = None if preprocessing.enhancer is None else build_enhancer(**preprocessing.enhancer)
-    parts = nn.ModuleDict({"classifier": classifier} | ({} if enhancer is None else {"enhancer": enhancer}))
-    parts.load_state_dict(tensors)
+    classifier, enhancer = _built(path, tensors, record, preprocessing)
     dark = None
     if preprocessing.dark_mean is not None and preprocessing.dark_std is not None:
         dark = (preprocessing.dark_mean, preprocessing.dark_std)
+    if (dark is None) == (preprocessing.input == "both"):
+        raise ValueError(f"{path}: record.preprocessing.input: found {preprocessing.input}, of other streams; {REMEDY}")
     recogniser = Recogniser(
         classifier if training_form else for_inference(classifier, precision=precision),
         mean=preprocessing.mean,
@@ -99,8 +102,45 @@ def open_enhancer(name: str, weights: Path | None, *, gamma: float = 1.8) -> nn.
     if weights.suffix != ".safetensors":
         return load_official(weights)[0]
     tensors, record = load_checkpoint(weights, kind="enhancer")
-    if record.model["name"] != name:
-        raise ValueError(f"{weights}: is a checkpoint of {record.model['name']}, wanted {name}; name that --enhancer")
+    found = arguments_for(build_enhancer, record.model, where=f"{weights}: record.model")["name"]
+    if found != name:
+        raise ValueError(f"{weights}: is a checkpoint of {found[:80]}, wanted {name}; name that --enhancer")
     enhancer = build_enhancer(name)
+    check_state_dict(tensors, enhancer.state_dict(), weights, remedy=REMEDY)
     enhancer.load_state_dict(tensors)
     return enhancer.eval()
+
+
+def _built(
+    path: Path, tensors: Mapping[str, Tensor], record: Record, preprocessing: Preprocessing
+) -> tuple[Classifier, nn.Module | None]:
+    """The networks of a checkpoint with its weights.
+
+    Raises:
+        ValueError: the record describes no network, or one of other sizes than its weights have.
+    """
+    model = arguments_for(build_classifier, record.model, where=f"{path}: record.model", given=("seed",))
+    # Before anything is built, since a few digits can ask for any amount of memory.
+    bias = tensors.get("classifier.head.classifier.bias")
+    sizes = {
+        "num_classes": (model["num_classes"], len(record.class_names), 0 if bias is None else bias.numel()),
+        "num_frames": (model["num_frames"], preprocessing.view_rule.frames),
+    }
+    for name, found in sizes.items():
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"{path}: record.model.{name}: found {found[0]}, where other parts of the file say "
+                f"{', '.join(map(str, found[1:]))}; {REMEDY}"
+            )
+    light = preprocessing.enhancer
+    if light is not None:
+        light = arguments_for(build_enhancer, light, where=f"{path}: record.preprocessing.enhancer")
+    try:
+        classifier = build_classifier(seed=0, **model)
+        enhancer = None if light is None else build_enhancer(**light)
+    except ValueError as error:
+        raise ValueError(f"{path}: record: {error}; {REMEDY}") from error
+    parts = nn.ModuleDict({"classifier": classifier} | ({} if enhancer is None else {"enhancer": enhancer}))
+    check_state_dict(tensors, parts.state_dict(), path, remedy=REMEDY)
+    parts.load_state_dict(tensors)
+    return classifier, enhancer

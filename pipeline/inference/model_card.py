@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.clips.clip_index import SUBSETS, UNLABELLED, Clip, find_leaks, leak_note
+from pipeline.clips.plain_text import visible
 from pipeline.enhancers.zero_dce import OFFICIAL_SHA256
 from pipeline.training.checkpoint import Record
 
@@ -51,6 +52,7 @@ def model_card(
 def escaped(text: str) -> str:
     """Text that Markdown and HTML show as it stands, on one line; also inside a table's cell."""
     line = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text)
+    line = visible(line)  # what is left: codes that turn the order of letters
     line = re.sub(r"([\\`*\[\]|~#$])", r"\\\1", line)
     # Inside a word it means nothing.
     line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)

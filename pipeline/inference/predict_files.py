@@ -1,5 +1,6 @@
 """Answers to video files, one after the other; a broken one is told and the rest goes on."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from pipeline.inference.overlay import Labelling, write_overlay
 from pipeline.inference.predictor import Answer, Predictor
 from pipeline.inference.sources import Source
 from pipeline.inference.windows import WindowRule, sliding, whole_file
+
+LONGEST_NAME = 249
+"""Bytes of an overlay's file name: file systems take 255, and while it is written it is called `.NAME.part.mp4`."""
 
 LONG_SEC = 30
 """A video longer than this with one answer for all of it is worth a hint."""
@@ -28,18 +32,20 @@ class Overlays:
     labelling: Labelling
     _taken: dict[Path, Path] = field(default_factory=dict)
 
-    def check(self, given: Sequence[str], count: int) -> None:
+    def check(self, given: Sequence[str], sources: Sequence[Source]) -> None:
         """Refuse what would go wrong later, before any work.
 
         Args:
             given: what the user named.
-            count: videos that this means.
+            sources: the videos that this means.
 
         Raises:
-            ValueError: one file for several videos, or a folder inside one that is read.
+            ValueError: one file for several videos, a folder inside one that is read, or too long a name.
         """
-        if self._is_file() and count > 1:
-            raise ValueError(f"--save-video {self.out}: is one file for {count} videos; name a folder")
+        if self._is_file() and len(sources) > 1:
+            raise ValueError(f"--save-video {self.out}: is one file for {len(sources)} videos; name a folder")
+        for source in sources:
+            self._wanted(source)
         for name in given:
             if Path(name).is_dir() and self.out.resolve().is_relative_to(Path(name).resolve()):
                 raise ValueError(
@@ -50,15 +56,27 @@ class Overlays:
     def _is_file(self) -> bool:
         return self.out.suffix.lower() == ".mp4"
 
+    def _wanted(self, source: Source) -> Path:
+        if self._is_file():
+            return self.out
+        wanted = self.out / source.inside.with_suffix(".mp4")
+        length = len(os.fsencode(wanted.name))
+        if length > LONGEST_NAME:
+            raise ValueError(
+                f"{source.name}: found a name of {length} bytes for its overlay, wanted at most {LONGEST_NAME}; rename "
+                "the video, or leave --save-video out"
+            )
+        return wanted
+
     def target(self, source: Source) -> Path:
         """The file for a source: its path below the folder that named it, with a number where that is taken.
 
         Raises:
-            ValueError: one file for two sources, or it would fall on its own source.
+            ValueError: one file for two sources, it would fall on its own source, or too long a name.
         """
         if self._is_file() and self._taken:
             raise ValueError(f"--save-video {self.out}: is one file, and there are several videos; name a folder")
-        wanted = self.out if self._is_file() else self.out / source.inside.with_suffix(".mp4")
+        wanted = self._wanted(source)
         target, count = wanted, 1
         while target in self._taken:
             count += 1

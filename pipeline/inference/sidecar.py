@@ -103,16 +103,40 @@ def model_card(checkpoint: Path, sha256: str, kind: str) -> dict[str, Any] | Non
         checkpoint: the file.
         sha256: its hash. A card that does not name it is of other weights, and is not joined.
         kind: teacher, student or baseline.
+
+    Raises:
+        ValueError: the card is no text, or the figures are no json of a test; names the file.
+        OSError: a file cannot be read.
     """
     card, metrics = checkpoint.with_name(CARD), checkpoint.with_name("metrics.json")
     if not card.is_file():
         return None
-    if sha256 not in card.read_text(encoding="utf-8"):
+    try:
+        text = card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{card}: is no UTF-8 text ({error}); evaluate again, or move it away") from error
+    if sha256 not in text:
         print(f"{card}: does not name {checkpoint.name}'s sha256, so it is of other weights: not joined", flush=True)
         return None
-    figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-    own = {"n": figures["n"], **figures[kind]} if kind in figures else None
-    return {"name": card.name, "sha256": sha256_of(card), "figures": own}
+    return {"name": card.name, "sha256": sha256_of(card), "figures": _figures(metrics, kind)}
+
+
+def _figures(metrics: Path, kind: str) -> dict[str, Any] | None:
+    """What the test found of one kind of classifier, and of how many clips; None where there is none."""
+    if not metrics.is_file():
+        return None
+    remedy = "evaluate again, or move it away"
+    try:
+        figures = json.loads(metrics.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{metrics}: is no json ({error}); {remedy}") from error
+    if not isinstance(figures, dict):
+        raise ValueError(f"{metrics}: found a {type(figures).__name__}, wanted the figures of a test; {remedy}")
+    if kind not in figures:
+        return None
+    if not isinstance(figures[kind], dict) or type(figures.get("n")) is not int:
+        raise ValueError(f"{metrics}: found no figures of the {kind} with their number n of clips; {remedy}")
+    return {"n": figures["n"], **figures[kind]}
 
 
 def _test_view(rule: ViewRule) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def _before_magic(path: Path) -> Iterator[str]:
 
 def _from_list(path: Path, root: Path) -> Iterator[Source]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(): it also breaks at characters that a file's name may hold.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is no UTF-8 text ({error}); save it as UTF-8") from error
     first = next((line.strip() for line in lines if line.strip()), None)

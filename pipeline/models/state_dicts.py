@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,25 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-_DAMAGED = (
+UNREADABLE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
     AssertionError,
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OverflowError,
     RuntimeError,
     TypeError,
     ValueError,
     struct.error,
+    zipfile.BadZipFile,
 )
 """What the readers raise on cut or altered files; torch unpickles them step by step, so nearly anything."""
+
+WEIGHT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Of the numbers with a point; torch has more types, which it can neither check nor convert."""
 
 _WRAPPED_TRUNK = {"0": "stem", "1": "layer1", "2": "layer2", "3": "layer3", "4": "layer4"}
 """The public late-temporal-modelling and DarkLight code keeps the trunk as `features`, a sequence of its parts."""
@@ -73,8 +79,9 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load(data)
         else:
+            _refuse_packed(data)
             state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         # Without torch's own words: they advise to load the file with code allowed.
         raise ValueError(f"{path}: found {_what_is_wrong(data, error)}, {wanted}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
@@ -82,13 +89,17 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        keys = f" with the keys {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
+        keys = (
+            f" with the keys {', '.join(str(key)[:80] for key in list(state)[:5])}"
+            if isinstance(state, Mapping)
+            else ""
+        )
         raise ValueError(
             f"{path}: found a {type(state).__name__} of other things{keys}, {wanted}; save model.state_dict()"
         )
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: {key}: found values that are not finite, wanted weights; fetch the file again")
+        if (fault := _fault(tensor, len(data))) is not None:
+            raise ValueError(f"{path}: {key[:200]}: found {fault}, wanted weights; fetch the file again")
     return dict(state), hashlib.sha256(data).hexdigest()
 
 
@@ -111,7 +122,7 @@ def to_classifier_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, *, remedy: str) -> None:
-    """Check that two state dicts have the same keys and shapes.
+    """Check that two state dicts have the same keys and shapes, and numbers with a point in the same places.
 
     Args:
         found: of the file.
@@ -128,9 +139,38 @@ def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
             raise ValueError(f"{path}: {key}: found no such entry, wanted shape {shape}; {remedy}")
         if found[key].shape != tensor.shape:
             raise ValueError(f"{path}: {key}: found shape {tuple(found[key].shape)}, wanted {shape}; {remedy}")
+        if found[key].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"{path}: {key}: found type {found[key].dtype}, wanted {tensor.dtype}; {remedy}")
     for key, tensor in found.items():
         if key not in wanted:
-            raise ValueError(f"{path}: {key}: found shape {tuple(tensor.shape)}, wanted no such entry; {remedy}")
+            shape = tuple(tensor.shape)
+            raise ValueError(f"{path}: {key[:200]}: found shape {shape}, wanted no such entry; {remedy}")
+
+
+def _refuse_packed(data: bytes) -> None:
+    """torch.save packs nothing, but torch.load would unpack what grows a thousandfold."""
+    if data[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > len(data):
+            raise ValueError(f"holds {size} bytes when unpacked")
+
+
+def _fault(tensor: Tensor, size: int) -> str | None:
+    """Why a tensor of a file of so many bytes is no weight; None if it may be one.
+
+    A few bytes can describe a tensor of any size, by strides of zero or without memory: such a one is refused before
+    anything is computed with it.
+    """
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
+        return f"a tensor of type {tensor.dtype}, layout {tensor.layout} and device {tensor.device}"
+    if tensor.numel() * tensor.element_size() > size:
+        return f"{tensor.numel()} numbers in a file of {size} bytes"
+    if tensor.is_floating_point() and tensor.dtype not in WEIGHT_TYPES:
+        return f"numbers of type {tensor.dtype}"
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        return "values that are not finite"
+    return None
 
 
 def _what_is_wrong(data: bytes, error: Exception) -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.clips.files import replacing
+from pipeline.clips.plain_text import visible
 from pipeline.clips.video import Frames
 from pipeline.pages.blocks import Page
 from pipeline.pages.drawing import WIDTH
@@ -21,7 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML. The same page gives the same text."""
+    """The page as HTML, names in it escaped, and codes that turn the order of letters. The same page, the same text."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -35,7 +36,10 @@ def render_page(page: Page) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     template = environment.get_template("page.html")
-    return template.render(page=page, policy=policy, style=Markup(style), script=Markup(script), chart_width=WIDTH)
+    # Style and script hold no such code, so their hashes stay true.
+    return visible(
+        template.render(page=page, policy=policy, style=Markup(style), script=Markup(script), chart_width=WIDTH)
+    )
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -20,7 +20,7 @@ from pipeline.version import VERSION
 
 PACKAGES = ("torch", "torchvision", "av", "numpy", "h5py", "dvc")
 SECTIONS = ("render", "prepare", "views", "enhancer", "teacher", "logits", "student", "evaluate")
-KEYS = {"compute": ("device", "threads", "precision")}
+KEYS = {"compute": ("device", "threads", "deterministic", "precision")}
 INPUT_KEYS = ("classes", "class_ids")
 """What a page without surroundings shows of params.yaml: values that change a result, and not where the videos lie."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clips.clip_index import Clip, read_clips
+from pipeline.clips.plain_text import from_cell
 from pipeline.tables.paper_rows import MODELS
 
 FILES = (
@@ -152,9 +153,9 @@ def _answers(path: Path) -> Sequence[Answer]:
     try:
         return [
             Answer(
-                id=row["id"],
-                class_name=row["class"],
-                answers={model: row[model] for model in MODELS},
+                id=from_cell(row["id"]),
+                class_name=from_cell(row["class"]),
+                answers={model: from_cell(row[model]) for model in MODELS},
                 probabilities={model: float(row[f"{model}_probability"]) for model in MODELS},
             )
             for row in _rows(path)

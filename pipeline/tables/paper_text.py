@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.clips.plain_text import one_line
 from pipeline.tables.paper_rows import DASH
 
 
@@ -34,10 +35,15 @@ def _markdown(table: Table) -> str:
     blocks = [f"### {table.title}"]
     if table.rows:
         lines = [table.header, ("---",) * len(table.header), *table.rows]
-        blocks.append("\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines))
+        blocks.append("\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines))
     if table.notes:
-        blocks.append("\n".join(f"* {note}" for note in table.notes))
+        blocks.append("\n".join(f"* {one_line(note)}" for note in table.notes))
     return "\n\n".join(blocks)
+
+
+def _markdown_cell(text: str) -> str:
+    """Backslashes first: one that stands before the bar's own would free the bar again."""
+    return one_line(text).replace("\\", r"\\").replace("|", r"\|").replace("<", "&lt;")
 
 
 def _latex(table: Table) -> str:
@@ -74,4 +80,4 @@ LATEX = str.maketrans(
 
 
 def _escaped(text: str) -> str:
-    return text.translate(LATEX)
+    return one_line(text).translate(LATEX)

@@ -1,6 +1,7 @@
 """The machine that a stage runs on: device, threads, and how memory is given back."""
 
 import ctypes
+import os
 
 import torch
 
@@ -8,12 +9,13 @@ import torch
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def set_up_machine(device: str, threads: int) -> torch.device:
+def set_up_machine(device: str, threads: int, *, deterministic: bool = False) -> torch.device:
     """Choose the device, set torch's threads and keep freed memory for the next step.
 
     Args:
         device: auto (a GPU where there is one), cpu, cuda or cuda:N.
         threads: CPU threads of torch, at least 1.
+        deterministic: on a GPU, take only algorithms that give the same bytes each time; a CPU's do.
 
     Raises:
         ValueError: no such device, or no threads.
@@ -36,6 +38,10 @@ def set_up_machine(device: str, threads: int) -> torch.device:
     # TF32 keeps 10 bits of float32's 23; repeated runs must choose the same algorithms.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    if chosen.type == "cuda":
+        # read by cuBLAS when it is first used; one of the two values for which it promises equal results
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
     return chosen
 
 
