@@ -321,7 +321,7 @@ def _is_number(value: Any) -> bool:
 
 def _check_for_shell(where: str, path: str) -> None:
     """DVC gives a stage's command to a shell, with these paths in double quotes."""
-    if re.search(r'["$`\\\x00-\x1f\x7f]|^-', path):
+    if re.search(r'["$`\\\x00-\x1f\x7f\ud800-\udfff]|^-', path):
         raise ValueError(
             f"{where}: found {path!r}, wanted a path without quotes, $, `, \\ and control codes that does not begin "
             "with -, since DVC puts it into a shell's command line; rename it, or make a link with another name"

@@ -25,6 +25,7 @@ from pipeline.clips.lists import (
     read_list,
     scene_of,
 )
+from pipeline.clips.plain_text import cell, one_line
 from pipeline.clips.probe_apart import Prober
 from pipeline.clips.video import VideoInfo
 from pipeline.clips.video_files import refuse_links
@@ -175,7 +176,7 @@ def look_into(
 def check_bad(bad: Mapping[str, str], allowed: int) -> None:
     """Refuse more bad videos than allowed, naming them all."""
     if len(bad) > allowed:
-        reasons = "\n".join(f"  {reason}" for reason in bad.values())
+        reasons = "\n".join(f"  {one_line(reason)}" for reason in bad.values())
         raise ValueError(
             f"{len(bad)} bad videos, prepare.max_bad allows {allowed}:\n{reasons}\nmend them, take them out of the "
             "lists, or raise prepare.max_bad to leave them out"
@@ -273,9 +274,9 @@ def _report(clips: Sequence[Clip], leaks: Mapping[str, Any], doubled: Sequence[s
         if leaks[kind]:
             print(f"warning: leak between train and test: {leak_note({kind: leaks[kind]}, _num_test(clips))}")
     for line in doubled:
-        print(f"warning: doubled: {line}")
+        print(f"warning: doubled: {one_line(line)}")
     if frame_counts:
-        print(f"warning: {frame_counts}")
+        print(f"warning: {one_line(frame_counts)}")
 
 
 def _num_test(clips: Sequence[Clip]) -> int:
@@ -319,7 +320,7 @@ def _as_csv(bad: Mapping[str, str], videos: Path) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["path", "reason"])
-    writer.writerows((path, reason.replace(f"{videos}/", "")) for path, reason in bad.items())
+    writer.writerows((cell(path), cell(reason.replace(f"{videos}/", ""))) for path, reason in bad.items())
     return buffer.getvalue()
 
 

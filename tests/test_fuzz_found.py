@@ -1,5 +1,6 @@
 """What fuzzing found: inputs that once ended a reader with another error than its own, hung it or passed it by."""
 
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import torch
 from fuzz_cases import Reader
 from fuzz_stores import write_store
 from fuzz_texts import CLIPS
-from fuzz_weights import STATE, record_of, saved, with_record
+from fuzz_weights import STATE, put_together, record_of, saved, with_record
 from random_checkpoint import write_checkpoint
 from safetensors.torch import save_file
 
@@ -316,6 +317,26 @@ def test_a_pickle_that_asks_for_more_memory_than_there_is_is_refused(tmp_path):
     # bytearray(2 ** 62), in the old form's place of its magic number
     path.write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x08\0\0\0\0\0\0\0\x40\x85R.")
     assert "found" in refusal(path, lambda: read_state_dict(path))
+
+
+@pytest.mark.parametrize("new_form", [True, False])
+def test_a_name_of_a_million_characters_is_refused_at_once(tmp_path, new_form):
+    path, sound = tmp_path / "weights.pth", saved(STATE, new_form=new_form)
+    long = b"collections\n" + b"x" * 10**6 + b"\n"  # torch would search its own message of it for hours
+    if new_form:
+        with zipfile.ZipFile(io.BytesIO(sound)) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name).replace(b"collections\nOrderedDict\n", long))
+    else:
+        path.write_bytes(sound.replace(b"collections\nOrderedDict\n", long))
+    assert "do not load, cut short or damaged" in refusal(path, lambda: read_state_dict(path))
+
+
+def test_a_header_of_long_names_does_not_fill_the_message(tmp_path):
+    path = tmp_path / "student.safetensors"
+    entries = {"a" * 70_000: {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}}
+    path.write_bytes(put_together(entries, bytes(8)))
+    assert "is damaged or no safetensors file" in refusal(path, lambda: load_checkpoint(path))
 
 
 def test_a_state_of_a_training_that_does_not_load_is_refused_with_the_remedy(tmp_path):

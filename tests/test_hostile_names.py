@@ -548,7 +548,6 @@ def test_an_argument_that_looks_like_a_protocol_is_a_files_name(tmp_path, conten
         assert came == []
 
 
-@pytest.mark.xfail(strict=True, reason="the writers give FFmpeg the bare name, which may begin like a protocol")
 @pytest.mark.parametrize("write", [write_video, write_frames])
 def test_writing_opens_no_connection_either(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)

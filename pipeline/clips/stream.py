@@ -138,7 +138,7 @@ def write_stream(path: Path, *, crf: int = 18, preset: str = "medium") -> Iterat
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         # The index goes to the front, so that a browser plays the video while it loads.
-        with av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
+        with av.open(f"file:{partial}", "w", options={"movflags": "faststart"}) as container:
             encoder = _Encoder(container, crf=crf, preset=preset)
             yield encoder.add
             encoder.finish()

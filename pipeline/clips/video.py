@@ -314,7 +314,8 @@ def av_version() -> str:
 
 def _write_whole(path: Path, frames: Frames, fps: Fraction, *, crf: int, lossless: bool) -> None:
     try:
-        with av.open(str(path), "w") as container:
+        # A path that begins like an address must not be taken for one.
+        with av.open(f"file:{path}", "w") as container:
             _encode(container, frames, fps, crf=crf, lossless=lossless)
         with path.open("rb") as written:
             os.fsync(written.fileno())

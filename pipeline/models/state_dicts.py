@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -34,6 +35,12 @@ UNREADABLE = (
 
 WEIGHT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Of the numbers with a point; torch has more types, which it can neither check nor convert."""
+
+OLD_FORM_PICKLES = 5
+"""That torch.save wrote one after the other before 1.6: magic number, protocol, system, state and storages' keys."""
+
+WORD_CHARACTERS = 10_000
+"""Longest run without a space in a text of a pickle: names have dozens of characters."""
 
 _WRAPPED_TRUNK = {"0": "stem", "1": "layer1", "2": "layer2", "3": "layer3", "4": "layer4"}
 """The public late-temporal-modelling and DarkLight code keeps the trunk as `features`, a sequence of its parts."""
@@ -79,7 +86,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load(data)
         else:
-            _refuse_packed(data)
+            _refuse_traps(data)
             state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except UNREADABLE as error:
         # Without torch's own words: they advise to load the file with code allowed.
@@ -147,13 +154,33 @@ def check_state_dict(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
             raise ValueError(f"{path}: {key[:200]}: found shape {shape}, wanted no such entry; {remedy}")
 
 
-def _refuse_packed(data: bytes) -> None:
-    """torch.save packs nothing, but torch.load would unpack what grows a thousandfold."""
+def _refuse_traps(data: bytes) -> None:
+    """Refuse what would hang torch.load or fill the memory, of a file that torch.save did not write."""
     if data[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > len(data):
-            raise ValueError(f"holds {size} bytes when unpacked")
+            entries = archive.infolist()
+            # torch.save packs nothing, but torch.load would unpack what grows a thousandfold.
+            if (size := sum(entry.file_size for entry in entries)) > len(data):
+                raise ValueError(f"holds {size} bytes when unpacked")
+            pickles = [archive.read(entry) for entry in entries if entry.filename.endswith("data.pkl")]
+        for content in pickles:
+            _refuse_long_texts(io.BytesIO(content))
+    else:
+        old_form = io.BytesIO(data)
+        for _ in range(OLD_FORM_PICKLES):
+            _refuse_long_texts(old_form)
+
+
+def _refuse_long_texts(stream: io.BytesIO) -> None:
+    """Go through one pickle without making anything of it.
+
+    torch searches its own refusals by regular expressions whose time grows with the square of a word in them.
+    """
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "GLOBAL" and argument.endswith(" bytearray"):  # of any length, from a few bytes
+            raise ValueError("makes a bytearray")
+        if isinstance(argument, str | bytes) and max(map(len, argument.split()), default=0) > WORD_CHARACTERS:
+            raise ValueError(f"holds a word of more than {WORD_CHARACTERS} characters")
 
 
 def _fault(tensor: Tensor, size: int) -> str | None:

@@ -99,7 +99,9 @@ def load_checkpoint(path: Path, *, kind: str | None = None) -> tuple[dict[str, T
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: is damaged or no safetensors file ({error}); train again or fetch it") from error
+        raise ValueError(
+            f"{path}: is damaged or no safetensors file ({str(error)[:500]}); train again or fetch it"
+        ) from error
     if KEY not in metadata:
         raise ValueError(f"{path}: holds weights without this project's record; wanted a checkpoint written by a stage")
     record = _record(path, metadata[KEY])
