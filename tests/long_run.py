@@ -115,7 +115,7 @@ def many_clips(run, count):
 def growths(folder, clips):
     """Run the stages and yield how each grows."""
     changes = {"teacher": {"epochs": 1, "batch_size": 32}, "student": {"epochs": 1, "batch_size": 32}}
-    changes |= {"logits": {"views": 1, "batch_size": 32, "minimum_top1": 0.0}, "enhancer": {"steps": 2}}
+    changes |= {"logits": {"views": 1, "batch_size": 32, "minimum_top1": 0.0}}
     readers, kept = small_configs(**changes, compute=WORKERS), small_configs(**changes, compute=KEPT)
     run = Run(folder, readers)
     folder.mkdir(parents=True)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,9 +114,9 @@ def check_room(path: Path, length: int) -> None:
     Raises:
         OSError: in words.
     """
-    room = path.with_name(f".{path.name}.room")
     try:
-        with room.open("wb") as file:
+        # without a name, so that a kill in here leaves nothing behind
+        with tempfile.TemporaryFile(dir=path.parent) as file:
             reserve(file.fileno(), 0, length)
     except OSError as error:
         if error.errno not in FULL:
@@ -125,8 +126,6 @@ def check_room(path: Path, length: int) -> None:
             f"{path}: {FULL[error.errno]}: it needs {length} bytes, {free} are free; free some space and start again, "
             "it goes on from what was finished. What `dvc repro` removed before is brought back by `dvc checkout`"
         ) from error
-    finally:
-        room.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -177,7 +177,7 @@ def _refuse_long_texts(stream: io.BytesIO) -> None:
     torch searches its own refusals by regular expressions whose time grows with the square of a word in them.
     """
     for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL" and argument.endswith(" bytearray"):  # of any length, from a few bytes
+        if opcode.name == "GLOBAL" and str(argument).endswith(" bytearray"):  # of any length, from a few bytes
             raise ValueError("makes a bytearray")
         if isinstance(argument, str | bytes) and max(map(len, argument.split()), default=0) > WORD_CHARACTERS:
             raise ValueError(f"holds a word of more than {WORD_CHARACTERS} characters")
