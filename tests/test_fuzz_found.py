@@ -266,6 +266,15 @@ def test_weights_of_another_network_than_the_record_says_are_refused_by_entry(tm
     assert said in refusal(path, lambda: load_recogniser(path, device=torch.device("cpu")))
 
 
+@pytest.mark.parametrize(("place", "value"), [("enhancer_on", "frame"), ("enhancer", None)])
+def test_two_streams_without_an_enhancer_of_views_are_refused_by_name(tmp_path, place, value):
+    path = write_checkpoint(tmp_path / "student.safetensors", light="both")
+    record = record_of(path.read_bytes())
+    changed(record, f"preprocessing.{place}", value)
+    path.write_bytes(with_record(path.read_bytes(), record))
+    assert "wanted view and an enhancer" in refusal(path, lambda: load_recogniser(path, device=torch.device("cpu")))
+
+
 def test_an_enhancer_with_a_record_or_weights_of_another_is_refused_by_name(tmp_path):
     path = write_checkpoint(tmp_path / "enhancer.safetensors", kind="enhancer")
     assert "record.model: found an unknown" in refusal(path, lambda: open_enhancer("zero_dce", path))

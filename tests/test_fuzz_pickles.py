@@ -22,7 +22,7 @@ from pipeline.training.classification import new_classifier
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-SUFFIXES = (".pth", ".pt", ".pth.tar", ".bin", ".pkl", ".ckpt", ".safetensors", "")
+SUFFIXES = (".pth", ".pt", ".tar", ".safetensors", "")
 FORMS = ("zip", "old", "plain")
 
 

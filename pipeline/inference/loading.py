@@ -68,6 +68,9 @@ def load_recogniser(
         dark = (preprocessing.dark_mean, preprocessing.dark_std)
     if (dark is None) == (preprocessing.input == "both"):
         raise ValueError(f"{path}: record.preprocessing.input: found {preprocessing.input}, of other streams; {REMEDY}")
+    on = preprocessing.enhancer_on
+    if (on == "view" or dark is not None) and (on != "view" or enhancer is None):
+        raise ValueError(f"{path}: record.preprocessing.enhancer_on: found {on}, wanted view and an enhancer; {REMEDY}")
     recogniser = Recogniser(
         classifier if training_form else for_inference(classifier, precision=precision),
         mean=preprocessing.mean,
