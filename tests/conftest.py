@@ -42,9 +42,12 @@ def no_network():
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tests promise equal bytes, which hold for one number of threads."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Tests promise equal bytes, which hold for one number of threads; a command that a test ran may have set another.
+
+    Before all fixtures: what is made for a whole module is compared with what new processes make.
+    """
     torch.set_num_threads(1)
 
 

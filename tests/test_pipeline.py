@@ -441,7 +441,8 @@ def test_results_list_names_files_that_stages_write(done):
 @pytest.fixture
 def as_before(monkeypatch):
     """Undoes what a deterministic GPU sets for the whole process."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # known to monkeypatch, which takes back what is set later
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     yield
     torch.use_deterministic_algorithms(False)
 
