@@ -19,7 +19,7 @@ demo: setup
 	dlkdd table demo
 
 test: setup
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	ruff check .

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, seed, settings
 
-CASES = int(os.environ.get("DLKDD_FUZZ", "100"))  # of each reader
+CASES = int(os.environ.get("DLKDD_FUZZ", "50"))  # of each reader
 SEED = int(os.environ.get("DLKDD_FUZZ_SEED", "0"))
 CPU_SECONDS = 60  # of one case: a hang, and no slow machine
 MEMORY_BYTES = 500 * 10**6  # that one case may add to the peak of the process

@@ -1,6 +1,6 @@
 """Every reader of checkpoints, weights and logit stores: only its documented errors come out, and name the file.
 
-By default a hundred cases a reader; DLKDD_FUZZ=10000 for the full number, DLKDD_FUZZ_SEED for other cases, -s to see
+By default fifty cases a reader; DLKDD_FUZZ=10000 for the full number, DLKDD_FUZZ_SEED for other cases, -s to see
 what was refused.
 """
 
