@@ -83,6 +83,9 @@ class Late:
     def __setitem__(self, rows, values):
         self.kept.append((rows, values))
 
+    def __getattr__(self, name):
+        return getattr(self.column, name)
+
     def resize(self, *args, **kwargs):
         self.column.resize(*args, **kwargs)
 
