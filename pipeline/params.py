@@ -1,7 +1,6 @@
 """Reading params.yaml into the dataclasses of `pipeline/config.py`; unknown keys are refused."""
 
 import math
-import re
 import reprlib
 import types
 import typing
@@ -9,30 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import YAMLError
-
 from pipeline.config import SECTION_TYPES, ClassifierConfig, RunInputs
+from pipeline.mapping_file import read_yaml
 
 Section = TypeVar("Section")
 
 TOP_KEYS = ("runs", "rendered", "inputs", *SECTION_TYPES)
 
 MAX_BYTES = 2**18  # dozens of runs of 700 classes; short entries take the reader 50 seconds a megabyte
-MAX_DEPTH = 50  # of brackets; time grows with its square
-
-MISREAD = (
-    YAMLError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What ruamel.yaml raises for text that is no YAML, or whose tags and dates it cannot make."""
 
 
 class _Shortened(reprlib.Repr):
@@ -41,17 +24,6 @@ class _Shortened(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         """Python refuses to write out thousands of digits."""
         return str(x) if abs(x) < 2**64 else f"a number of {x.bit_length()} bits"
-
-
-class _WithoutMerging(SafeConstructor):
-    """Of YAML without `<<`: a few lines of merges of merges would fill the memory."""
-
-    def flatten_mapping(self, node: Any) -> Any:
-        """Refuse what would be merged."""
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise ConstructorError(None, None, "found `<<`, write the keys out", key.start_mark)
-        return super().flatten_mapping(node)
 
 
 SHOWN = _Shortened()
@@ -70,32 +42,12 @@ def read_params(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; run `dlkdd use demo` or work in the repository's root")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{path}: found {size} bytes, wanted at most {MAX_BYTES}; write it anew with `dlkdd use`")
-    try:
-        # YAML 1.2 as DVC reads it: with 1.1, `on` would be a truth value and 1e-3 a string.
-        text = path.read_text(encoding="utf-8")
-        _check_depth(text)
-        reader = YAML(typ="safe", pure=True)
-        reader.Constructor = _WithoutMerging
-        params = reader.load(text)
-    except MISREAD as error:
-        raise ValueError(
-            f"{path}: is no YAML ({str(error)[:500]}); mend it, or write it anew with `dlkdd use`"
-        ) from error
-    if not isinstance(params, dict):
-        raise ValueError(f"{path}: found {type(params).__name__}, wanted a mapping of sections")
+    params = read_yaml(path, remedy="mend it, or write it anew with `dlkdd use`")
     for key in params:
         if key not in TOP_KEYS:
             raise ValueError(f"{path}: unknown section {SHOWN.repr(key)}; known sections are {', '.join(TOP_KEYS)}")
     _check_runs(path, params)
     return params
-
-
-def _check_depth(text: str) -> None:
-    depth = 0
-    for bracket in re.findall(r"[][{}]", text):
-        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"found more than {MAX_DEPTH} open brackets")
 
 
 def _check_runs(path: Path, params: Mapping[str, Any]) -> None:

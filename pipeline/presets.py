@@ -9,11 +9,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
-from ruamel.yaml.error import YAMLError
 
 from pipeline.clips import probe_apart
 from pipeline.clips.files import replacing
 from pipeline.config import SECTION_TYPES
+from pipeline.mapping_file import parse_yaml
 from pipeline.params import parse
 
 Params = dict[str, Any]
@@ -246,9 +246,9 @@ def override(params: Params, assignments: Sequence[str]) -> Params:
             known = ", ".join(params[section]) if section in SECTION_TYPES else ", ".join(SECTION_TYPES)
             raise ValueError(f"--set {assignment}: unknown key '{section}.{key}'; known are {known}")
         try:
-            value = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
-            raise ValueError(f"--set {assignment}: the value is no YAML ({error})") from error
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"--set {assignment}: the value {error}") from error
         params[section][key] = float(value) if isinstance(params[section][key], float) and _is_number(value) else value
     return params
 

@@ -305,14 +305,23 @@ def _shuffled(scenes: Sequence[str], seed: int) -> list[str]:
 def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
-    whole, _, torn = text.rpartition("\n")
+    wanted = {"listed", "stamp", "id", "sha256", *(field.name for field in dataclasses.fields(VideoInfo))}
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
     if torn:
         # A stop in mid-write leaves a torn last line: cut it off before more is added behind it.
         with replacing(path) as partial:
-            partial.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    lines = [json.loads(line) for line in whole.splitlines() if line]
-    return {line.pop("listed"): line for line in lines}
+            partial.write_bytes(whole + b"\n" if whole else b"")
+    remedy = "delete it, and the videos are probed again"
+    known = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: is no json ({error}); {remedy}") from error
+        if not isinstance(entry, dict) or entry.keys() != wanted or not isinstance(entry["listed"], str):
+            raise ValueError(f"{path}, line {number}: found no probed video; {remedy}")
+        known[entry.pop("listed")] = entry
+    return known
 
 
 def _as_csv(bad: Mapping[str, str], videos: Path) -> str:

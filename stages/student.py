@@ -1,6 +1,5 @@
 """Train the student: dark views against labels and the teacher's stored logits (Eq. 2 and 4-8)."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pipeline.distillation.fingerprint import fingerprint, provenance
 from pipeline.distillation.logit_store import LogitStore
 from pipeline.distillation.losses import kd_weight_at, student_loss
 from pipeline.distillation.replay import PixelCheck, StoredViews, check_views, stored_logits
+from pipeline.mapping_file import read_json
 from pipeline.training.checkpoint import save_checkpoint
 from pipeline.training.classification import (
     build_dark,
@@ -235,13 +235,11 @@ def open_store(
     split_sha256: str,
 ) -> LogitStore:
     """Open the store and refuse it unless it is this teacher's, of these views and of these clips."""
-    if not teacher_card.is_file():
-        raise ValueError(f"{teacher_card}: no such file; run `dlkdd teacher` (or `dvc repro`) first")
-    try:
-        card = json.loads(teacher_card.read_text(encoding="utf-8"))
-        teacher_sha256, enhancer_on = card["sha256"], card["preprocessing"]["enhancer_on"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{teacher_card}: is no teacher's card ({error}); run `dlkdd teacher` again") from error
+    remedy = "run `dlkdd teacher` (or `dvc repro`) first"
+    card = read_json(teacher_card, remedy=remedy, keys=("sha256", "preprocessing"))
+    teacher_sha256, preprocessing = card["sha256"], card["preprocessing"]
+    if not isinstance(teacher_sha256, str) or not isinstance(preprocessing, dict) or "enhancer_on" not in preprocessing:
+        raise ValueError(f"{teacher_card}: is no teacher's card; {remedy}")
     store = LogitStore.open(path)
     store.require(
         **fingerprint(
@@ -250,7 +248,7 @@ def open_store(
             rule=rule,
             mode=views.mode,
             colour_range=views.colour_range,
-            enhancer_on=enhancer_on,
+            enhancer_on=preprocessing["enhancer_on"],
             precision=precision,
         )
     )

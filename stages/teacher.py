@@ -18,10 +18,9 @@ from pipeline.clips.files import replacing
 from pipeline.clips.views import ViewRule, view_rule
 from pipeline.config import ComputeConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
-from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.enhanced_frames import open_teacher_frames, reading_workers
 from pipeline.models.recogniser import Recogniser, Statistics
-from pipeline.training.checkpoint import Preprocessing, Record, file_card, load_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import Preprocessing, Record, file_card, save_checkpoint
 from pipeline.training.classification import (
     first_ones_folder,
     new_classifier,
@@ -33,6 +32,7 @@ from pipeline.training.classification import (
     write_timings,
 )
 from pipeline.training.distributed import joined
+from pipeline.training.loaded_enhancer import load_enhancer
 from pipeline.training.precision import check_precision
 from pipeline.training.work_folder import cache_policy, work_root
 
@@ -189,13 +189,14 @@ def _load_light(checkpoint: Path, statistics: Path, config: TeacherConfig, *, de
     dark = normalization(config.normalization, read_statistics(statistics))
     if config.input == "dark":
         return _Light(enhancer=None, arguments=None, mean=dark[0], std=dark[1], dark=dark, settings=None)
-    tensors, record = load_checkpoint(checkpoint, kind="enhancer")
-    if config.unfreeze_enhancer and not tensors:
+    enhancer, record = load_enhancer(checkpoint)
+    if config.unfreeze_enhancer and not list(enhancer.parameters()):
         raise ValueError(
             f"teacher.unfreeze_enhancer: true has nothing to train in {record.model['name']}; set it to false"
         )
-    enhancer = build_enhancer(**record.model)
-    enhancer.load_state_dict(tensors)
+    for name in ("mean", "std"):
+        if name not in record.metrics:
+            raise ValueError(f"{checkpoint}: record.metrics: found no {name}; run `dlkdd enhancer` again")
     mean, std = normalization(config.normalization, (record.metrics["mean"], record.metrics["std"]))
     return _Light(
         enhancer=enhancer.to(device),

@@ -618,6 +618,11 @@ def test_shard_of_other_blocks_is_refused(tmp_path, spec):
     other = write_shard(tmp_path / "other", spec, block_ranges(spec, 9)[:1], block_rows=9)
     with pytest.raises(ValueError, match="block_rows: found 9, wanted 8"):
         publish(tmp_path / "store.h5", spec, [shard, other], minimum_top1=0)
+    for rows in (0, -1, 8.5, "many"):
+        with h5py.File(shard, "r+") as file:
+            file.attrs["block_rows"] = rows
+        with pytest.raises(ValueError, match=f"shard: block_rows: found {rows!r}, wanted at least 1; delete the shard"):
+            publish(tmp_path / "store.h5", spec, [shard], minimum_top1=0)
 
 
 def test_damaged_shard_says_to_delete_it(tmp_path, spec):

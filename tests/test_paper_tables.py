@@ -390,8 +390,8 @@ def test_only_evaluated_runs_of_the_papers_data_sets_are_read(data, make_run):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("metrics", '{"n": 1', "is no JSON"),
-        ("metrics", "[]", "wanted dict"),
+        ("metrics", '{"n": 1', "is no json"),
+        ("metrics", "[]", "wanted an object"),
         ("metrics", '{"n": true}', "n: found True, wanted int"),
         ("metrics", '{"n": -1}', "n: found -1"),
         ("metrics", '{"n": 5, "baseline": {}}', "baseline.top1: missing"),

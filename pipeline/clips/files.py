@@ -14,6 +14,10 @@ FULL = {
     errno.EDQUOT: "the disk's quota is used up",
     errno.EFBIG: "files may not grow that large here",
 }
+FREE_SOME_SPACE = (
+    "free some space and start again, it goes on from what was finished. What `dvc repro` removed before is brought "
+    "back by `dvc checkout`"
+)
 
 
 @contextlib.contextmanager
@@ -72,8 +76,7 @@ def full_disk(path: Path, number: int, partial: Path) -> OSError:
     free = shutil.disk_usage(path.parent).free
     return OSError(
         f"{path}: {FULL[number]}: it needs more than the {size} bytes that could be written, {free} are free beside "
-        "them; free some space and start again, it goes on from what was finished. What `dvc repro` removed before is "
-        "brought back by `dvc checkout`"
+        f"them; {FREE_SOME_SPACE}"
     )
 
 
@@ -123,8 +126,7 @@ def check_room(path: Path, length: int) -> None:
             raise
         free = shutil.disk_usage(path.parent).free
         raise OSError(
-            f"{path}: {FULL[error.errno]}: it needs {length} bytes, {free} are free; free some space and start again, "
-            "it goes on from what was finished. What `dvc repro` removed before is brought back by `dvc checkout`"
+            f"{path}: {FULL[error.errno]}: it needs {length} bytes, {free} are free; {FREE_SOME_SPACE}"
         ) from error
 
 

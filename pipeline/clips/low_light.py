@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.files import replacing
 from pipeline.clips.video import VIDEO_SUFFIXES, Frames, decode, probe, write_video
+from pipeline.mapping_file import read_json
 
 Codes = NDArray[np.uint16]
 
@@ -264,12 +265,10 @@ def _frame_rate(path: Path) -> Fraction:
 def _record_settings(path: Path, settings: dict[str, Any], cameras: dict[str, LowLight]) -> None:
     """Write the settings before the first video, or refuse a folder that was darkened with others."""
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        remedy = "use another folder or remove this one"
+        found = read_json(path, remedy=remedy, keys=("settings",))["settings"]
         if found != settings:
-            raise ValueError(
-                f"{path}: the folder was darkened with {found}, now {settings} are asked for; "
-                "use another folder or remove this one"
-            )
+            raise ValueError(f"{path}: the folder was darkened with {found}, now {settings} are asked for; {remedy}")
     record = {"settings": settings, "videos": {name: asdict(camera) for name, camera in cameras.items()}}
     with replacing(path) as partial:
         partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

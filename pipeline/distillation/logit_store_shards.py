@@ -110,7 +110,9 @@ class Shard:
         found = {name: plain(value) for name, value in self.file.attrs.items()}
         if found.pop("format", None) != SHARD_FORMAT:
             raise ValueError(f"{self.path}: found no logit shard, wanted one; move the file away")
-        rows = int(found.get("block_rows", 1)) if block_rows is None else block_rows
+        rows = found.get("block_rows", 1) if block_rows is None else block_rows
+        if type(rows) is not int or rows < 1:
+            raise ValueError(f"{self.path}: block_rows: found {rows!r}, wanted at least 1; {REMEDY}")
         wanted = shard_key(self.spec, rows)
         differences = field_differences(found, wanted)
         differences += [f"{name}: found {found[name]!r}, wanted none" for name in found if name not in wanted]

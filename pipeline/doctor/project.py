@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipeline.config import SECTION_TYPES
 from pipeline.doctor.findings import OK, WARNING, Finding
+from pipeline.dvc_lock import read_lock
+from pipeline.mapping_file import read_yaml
 from pipeline.params import read_params, read_section
 
 HASHED_BYTES = 2**20
@@ -75,7 +74,7 @@ def dvc_lock(folder: Path) -> Iterator[Finding]:
             part="dvc.lock", state=OK, found="none: no stage has finished here", remedy="`dvc repro` runs all"
         )
         return
-    stages = _yaml(path).get("stages", {})
+    stages = read_lock(path)
     stale: dict[str, str] = {}
     for name, stage in stages.items():
         reason = next(_differences(folder, stage), None)
@@ -95,14 +94,6 @@ def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no YAML ({error}); mend it, or take it from git") from error
-    return content if isinstance(content, dict) else {}
-
-
 def _differences(folder: Path, stage: Mapping[str, Any]) -> Iterator[str]:
     """What a finished stage used or wrote and what is no longer so."""
     for entry in (*stage.get("deps", []), *stage.get("outs", [])):
@@ -110,7 +101,7 @@ def _differences(folder: Path, stage: Mapping[str, Any]) -> Iterator[str]:
         if reason is not None:
             yield f"{entry['path']} {reason}"
     for file, values in stage.get("params", {}).items():
-        now = _yaml(folder / file) if (folder / file).is_file() else {}
+        now = read_yaml(folder / file, remedy="mend it, or take it from git") if (folder / file).is_file() else {}
         for key, value in values.items():
             if _lookup(now, key) != value:
                 yield f"{key} was {value}"
@@ -125,7 +116,7 @@ def _difference(path: Path, entry: Mapping[str, Any]) -> str | None:
         return "changed"
     # "hash: md5" says that the md5 is that of the bytes; earlier releases of DVC changed line ends first.
     small = entry.get("hash") == "md5" and path.stat().st_size <= HASHED_BYTES
-    return "changed" if small and hashlib.md5(path.read_bytes()).hexdigest() != entry["md5"] else None
+    return "changed" if small and hashlib.md5(path.read_bytes()).hexdigest() != entry.get("md5") else None
 
 
 def _lookup(values: Any, key: str) -> Any:

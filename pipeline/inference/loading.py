@@ -15,6 +15,7 @@ from pipeline.models.inference_form import for_inference
 from pipeline.models.recogniser import Recogniser
 from pipeline.models.state_dicts import check_state_dict
 from pipeline.training.checkpoint import REMEDY, Preprocessing, Record, arguments_for, load_checkpoint
+from pipeline.training.loaded_enhancer import load_enhancer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +105,10 @@ def open_enhancer(name: str, weights: Path | None, *, gamma: float = 1.8) -> nn.
         raise ValueError("zero_dce needs weights: a run's enhancer.safetensors, or the published file; give --weights")
     if weights.suffix != ".safetensors":
         return load_official(weights)[0]
-    tensors, record = load_checkpoint(weights, kind="enhancer")
-    found = arguments_for(build_enhancer, record.model, where=f"{weights}: record.model")["name"]
-    if found != name:
-        raise ValueError(f"{weights}: is a checkpoint of {found[:80]}, wanted {name}; name that --enhancer")
-    enhancer = build_enhancer(name)
-    check_state_dict(tensors, enhancer.state_dict(), weights, remedy=REMEDY)
-    enhancer.load_state_dict(tensors)
-    return enhancer.eval()
+    enhancer, record = load_enhancer(weights)
+    if (found := record.model["name"]) != name:
+        raise ValueError(f"{weights}: is a checkpoint of {found}, wanted {name}; name that --enhancer")
+    return enhancer
 
 
 def _built(

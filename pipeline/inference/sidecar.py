@@ -1,7 +1,6 @@
 """The json beside an exported file: everything between a video file and its input, and where it comes from."""
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from pipeline.clips.views import ViewRule, centre_view
 from pipeline.enhancers.zero_dce import OFFICIAL_SHA256
 from pipeline.inference.export_form import INPUT, OUTPUT
 from pipeline.inference.parity import Parity, Views
+from pipeline.mapping_file import read_json
 from pipeline.training.checkpoint import Preprocessing, Record
 from pipeline.version import VERSION as PROJECT_VERSION
 
@@ -126,12 +126,7 @@ def _figures(metrics: Path, kind: str) -> dict[str, Any] | None:
     if not metrics.is_file():
         return None
     remedy = "evaluate again, or move it away"
-    try:
-        figures = json.loads(metrics.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{metrics}: is no json ({error}); {remedy}") from error
-    if not isinstance(figures, dict):
-        raise ValueError(f"{metrics}: found a {type(figures).__name__}, wanted the figures of a test; {remedy}")
+    figures = read_json(metrics, remedy=remedy)
     if kind not in figures:
         return None
     if not isinstance(figures[kind], dict) or type(figures.get("n")) is not int:

@@ -8,12 +8,11 @@ import torch
 
 from pipeline.clips.clip_index import Clip
 from pipeline.clips.video import Frames, decode
-from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.enhanced_frames import enhance_pixels
 from pipeline.pages.blocks import Block, Picture, Pictures, Text
 from pipeline.pages.page import picture_of
 from pipeline.pages.run_files import Answer, RunFiles
-from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.loaded_enhancer import load_enhancer
 
 SHOWN = 4
 """Clips of each kind."""
@@ -69,11 +68,9 @@ def _enhancer(run: RunFiles) -> Enhance | None:
     path = run.folder / "enhancer.safetensors"
     if not path.is_file():
         return None
-    tensors, record = load_checkpoint(path, kind="enhancer")
+    enhancer, record = load_enhancer(path)
     if record.model["name"] == "none":
         return None
-    enhancer = build_enhancer(**record.model)
-    enhancer.load_state_dict(tensors)
     return lambda dark: enhance_pixels(enhancer, dark, device=torch.device("cpu"))
 
 

@@ -10,10 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipeline.clips.files import sha256_of
+from pipeline.dvc_lock import read_lock
+from pipeline.mapping_file import read_yaml
 from pipeline.pages.blocks import Block, Code, Facts, Folded, Row, Table, Text
 from pipeline.pages.run_files import FILES, RunFiles
 from pipeline.version import VERSION
@@ -58,7 +57,7 @@ def origin(run: RunFiles, params: Path, *, surroundings: bool) -> Iterator[Block
 
 def _own_values(params: Path, run: str) -> str:
     """The values of params.yaml that a run's results depend on, as json."""
-    content = _yaml(params, "mend it, or write it anew with `dlkdd use`")
+    content = read_yaml(params, remedy="mend it, or write it anew with `dlkdd use`")
     shown: dict[str, Any] = {section: content[section] for section in SECTIONS if section in content}
     picked: dict[str, tuple[Any, tuple[str, ...]]] = {
         section: (content.get(section), keys) for section, keys in KEYS.items()
@@ -92,18 +91,8 @@ def _locked_md5s(lock: Path) -> dict[str, str]:
     """md5 by path of every out that dvc.lock names."""
     if not lock.is_file():
         return {}
-    stages = _yaml(lock, "run `dvc repro` again").get("stages", {}).values()
+    stages = read_lock(lock).values()
     return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}
-
-
-def _yaml(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
-    except YAMLError as error:
-        raise ValueError(f"{path}: is no YAML ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: found {type(content).__name__}, wanted a mapping; {remedy}")
-    return content
 
 
 def _md5(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from pipeline.clips.clip_index import Clip, read_clips
 from pipeline.clips.plain_text import from_cell
+from pipeline.mapping_file import read_json
 from pipeline.tables.paper_rows import MODELS
+from pipeline.tables.run_table import TIMINGS, read_metrics
 
 FILES = (
     "metrics.json",
@@ -27,8 +28,6 @@ FILES = (
     "logits.h5",
 )
 """What a whole run holds, in the order of the page's table."""
-FIGURES = ("top1", "top1_low", "top1_high", "calibration_error", "calibration_error_low", "calibration_error_high")
-DIFFERENCES = ("difference", "difference_low", "difference_high", "p_value", "only_first", "only_second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +81,12 @@ def read_run(folder: Path) -> RunFiles:
     if not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder / 'metrics.json'}: no such file; run `dvc repro` first")
     clips = folder / "clips.csv"
-    timings = {model: _json(folder / f"{model}_timings.json", "seconds", "peak_memory_bytes") for model in MODELS}
+    timings = {model: _json(folder / f"{model}_timings.json", *TIMINGS) for model in MODELS}
     curves = {model: _curve(folder / f"{model}_curve.csv") for model in MODELS}
     return RunFiles(
         name=folder.resolve().name,
         folder=folder,
-        metrics=_metrics(folder / "metrics.json"),
+        metrics=read_metrics(folder / "metrics.json"),
         details=_json(folder / "details.json"),
         statistics=_json(folder / "statistics.json", "mean", "std", "mean_luma", "dark_share"),
         enhancer=_json(
@@ -108,31 +107,11 @@ def without_labels(run: RunFiles) -> RunFiles:
     return dataclasses.replace(run, answers=tuple(answer for answer in run.answers if answer.class_name))
 
 
-def _metrics(path: Path) -> dict[str, Any]:
-    content = _json(path, "n")
-    if content["n"]:
-        for name in (*MODELS, "student_minus_baseline", "student_minus_teacher"):
-            figures = content.get(name) or {}
-            missing = [key for key in (FIGURES if name in MODELS else DIFFERENCES) if key not in figures]
-            if missing:
-                raise ValueError(f"{path}: {name}: found no {', '.join(missing)}; run evaluate again")
-    return content
-
-
 def _json(path: Path, *keys: str) -> dict[str, Any]:
     """An object that has these keys; empty where there is no file."""
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is no json ({error}); run the stage that writes it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: found {type(content).__name__}, wanted an object; run its stage again")
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise ValueError(f"{path}: found no {', '.join(missing)}; run the stage that writes it again")
-    return content
+    return read_json(path, remedy="run the stage that writes it again", keys=keys)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """The evaluated runs that the paper's tables are filled from."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from types import UnionType
 from typing import Any
 
 from pipeline.clips.clip_index import leak_note
+from pipeline.mapping_file import read_json
 from pipeline.tables.paper_rows import MODELS, PAPER_TABLES
 
 COLUMNS = (1, 2, 3)
@@ -87,7 +87,9 @@ def _read_run(folder: Path, dataset: str, tag: str, split: str) -> RunResult:
             "folder elsewhere"
         )
     metrics_file, details_file, statistics_file = (folder / f"{name}.json" for name in FILES)
-    metrics, details, statistics = (_read(file) for file in (metrics_file, details_file, statistics_file))
+    metrics, details, statistics = (
+        read_json(file, remedy="run `dvc repro` again") for file in (metrics_file, details_file, statistics_file)
+    )
     n = _part(metrics_file, metrics, ("n",), int)
     if n < 0:
         raise ValueError(f"{metrics_file}: n: found {n}, wanted a number of clips; run `dvc repro` again")
@@ -116,17 +118,6 @@ def _read_figures(path: Path, metrics: Mapping[str, Any], dataset: str) -> dict[
             if not 0 <= share <= 1:
                 raise ValueError(f"{path}: {model}.{measure}: found {share}, wanted 0 to 1; run `dvc repro` again")
     return {model: metrics[model] for model in MODELS}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file beside metrics.json; run `dvc repro` again")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is no JSON ({error}); remove it and run `dvc repro` again") from error
-    whole: dict[str, Any] = _part(path, {"content": content}, ("content",), dict)
-    return whole
 
 
 def _part(path: Path, content: Mapping[str, Any], keys: tuple[str, ...], kind: type | UnionType) -> Any:

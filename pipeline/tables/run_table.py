@@ -8,7 +8,30 @@ from typing import Any
 
 from pipeline.clips.clip_index import leak_note
 from pipeline.clips.files import replacing
+from pipeline.mapping_file import read_json
 from pipeline.tables.paper_rows import MODELS
+
+REMEDY = "run `dvc repro` first"
+TIMINGS = ("seconds", "peak_memory_bytes")
+FIGURES = ("top1", "top1_low", "top1_high", "calibration_error", "calibration_error_low", "calibration_error_high")
+DIFFERENCES = ("difference", "difference_low", "difference_high", "p_value", "only_first", "only_second")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What metrics.json holds: figures of each model and of their differences, but for test clips without labels.
+
+    Raises:
+        ValueError: the file is missing, or lacks a figure; names both.
+        OSError: it cannot be read.
+    """
+    content = read_json(path, remedy=REMEDY, keys=("n",))
+    wanted = dict.fromkeys(MODELS, FIGURES) | {f"student_minus_{other}": DIFFERENCES for other in MODELS[:2]}
+    for name, keys in wanted.items() if content["n"] else ():
+        figures = content.get(name)
+        missing = [key for key in keys if not isinstance(figures, Mapping) or key not in figures]
+        if missing:
+            raise ValueError(f"{path}: {name}: found no {', '.join(missing)}; {REMEDY}")
+    return content
 
 
 def read_results(folder: Path, run: str) -> dict[str, Any]:
@@ -17,13 +40,11 @@ def read_results(folder: Path, run: str) -> dict[str, Any]:
     Raises:
         ValueError: the run has not been evaluated, or was prepared by a version that wrote leaks otherwise.
     """
-    timings = {model: _read(folder / f"{model}_timings.json") for model in MODELS}
-    metrics, statistics = _read(folder / "metrics.json"), _read(folder / "statistics.json")
+    timings = {model: read_json(folder / f"{model}_timings.json", remedy=REMEDY, keys=TIMINGS) for model in MODELS}
+    metrics, statistics = read_metrics(folder / "metrics.json"), read_json(folder / "statistics.json", remedy=REMEDY)
     leaks = statistics.get("leaks")
     if not isinstance(leaks, Mapping):
-        raise ValueError(
-            f"{folder / 'statistics.json'}: leaks: found {leaks!r}, wanted counts by kind; run `dvc repro` again"
-        )
+        raise ValueError(f"{folder / 'statistics.json'}: leaks: found {leaks!r}, wanted counts by kind; {REMEDY}")
     # Leaks count all test clips, and n only the labelled ones.
     num_test = sum(statistics.get("clips", {}).get("test", {}).values()) or metrics["n"]
     return {"run": run, "metrics": metrics, "timings": timings, "leak_note": leak_note(leaks, num_test)}
@@ -123,10 +144,3 @@ def _rows(results: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run `dvc repro` first")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

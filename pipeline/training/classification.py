@@ -15,6 +15,7 @@ from pipeline.clips.dataset import Batches, CentreViews, FrameSource, ViewDatase
 from pipeline.clips.files import replacing
 from pipeline.clips.video import Frames
 from pipeline.clips.views import View, ViewRule
+from pipeline.mapping_file import read_json
 from pipeline.models.classifier import Classifier, build_classifier, load_weights
 from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
 from pipeline.training.activations import checkpoint_activations
@@ -66,13 +67,13 @@ def normalization(
 
 def read_statistics(path: Path) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std of R, G, B over the dark training frames, as prepare measured them."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run `dlkdd prepare` (or `dvc repro`) first")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["mean"], content["std"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: holds no mean and std ({error}); run `dlkdd prepare` again") from error
+    remedy = "run `dlkdd prepare` (or `dvc repro`) first"
+    content = read_json(path, remedy=remedy, keys=("mean", "std"))
+    for name in ("mean", "std"):
+        values = content[name]
+        if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
+            raise ValueError(f"{path}: {name}: found {str(values)[:80]}, wanted three numbers; {remedy}")
+    return content["mean"], content["std"]
 
 
 def train_classifier(
