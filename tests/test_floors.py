@@ -1,5 +1,6 @@
 import ast
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -123,15 +124,33 @@ def test_stage_module_and_subcommand_have_one_name():
         assert stage["cmd"].split()[:2] == ["dlkdd", name]
 
 
+LOADED_BY_EACH = """
+import importlib, json, multiprocessing, sys
+import av, h5py, torch, torchvision  # once for all, as nothing of this project is loaded by them
+
+def loaded(stage):
+    importlib.import_module(f"stages.{stage}")
+    own = [m.__file__ for name, m in sys.modules.items() if name.split(".")[0] in ("pipeline", "stages")]
+    return [file for file in own if file and not file.endswith("__init__.py")]
+
+with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+    print(json.dumps({stage: pool.apply(loaded, [stage]) for stage in sys.argv[1:]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded_by():
+    """The files that Python really loads, by stage, each in a process of its own."""
+    command = [sys.executable, "-c", LOADED_BY_EACH, *sorted(STAGES)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
 @pytest.mark.parametrize("stage", sorted(STAGES))
-def test_declared_code_is_what_the_stage_imports(stage):
+def test_declared_code_is_what_the_stage_imports(stage, loaded_by):
     """Against the modules that Python really loads, and against the key of the work folder."""
-    code = (
-        f"import sys, stages.{stage}; print(*[m.__file__ for n, m in sys.modules.items() "
-        "if n.split('.')[0] in ('pipeline', 'stages') and m.__file__ and not m.__file__.endswith('__init__.py')])"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {Path(file).relative_to(ROOT).as_posix() for file in loaded.stdout.split()} - {"pipeline/config.py"}
+    loaded = {Path(file).relative_to(ROOT).as_posix() for file in loaded_by[stage]} - {"pipeline/config.py"}
     in_dvc = {dep for dep in declared()[stage]["deps"] if dep.endswith(".py")}
     assert in_dvc == loaded
     assert {path.relative_to(ROOT).as_posix() for path in source_files(f"stages.{stage}")} == loaded

@@ -1,5 +1,8 @@
+import re
+import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,7 +83,13 @@ def test_a_second_process_waits_and_names_the_first(tmp_path):
         assert first.stdout.readline() == "holding\n"
         with subprocess.Popen(command, **pipes) as second:
             message = second.stderr.readline()
-            assert f"process {first.pid} is doing this stage already" in message
+            found = re.search(r"process (\d+) on (\S+), since (.+) is doing this stage already", message)
+            assert found[1] == str(first.pid)
+            assert found[2] == socket.gethostname()
+            since = datetime.strptime(found[3], "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+            assert timedelta(0) <= datetime.now(UTC) - since < timedelta(minutes=5)
+            with pytest.raises(ValueError, match=rf"student\.lock: process {first.pid} on .*; wait for it, or stop it"):
+                clean(tmp_path / "run")
             first.communicate("go\n")
             # Only now the second holds it, and finds what the first finished.
             assert second.stdout.readline() == "holding\n"

@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +22,8 @@ from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.video import av_version
 
 OURS = ("pipeline", "stages")
+
+SINCE = "%Y-%m-%d %H:%M:%S UTC"
 
 # Rows of the logit store outlive their stage: more views add to them.
 LASTING = frozenset({"logits", "frames"})
@@ -122,10 +126,7 @@ def clean(run_folder: Path) -> int:
         for path in sorted(root.glob("*.lock")):
             lock = locks.enter_context(path.open("a+"))
             if not _try_lock(lock):
-                lock.seek(0)
-                raise ValueError(
-                    f"{path}: process {lock.read()} is doing this stage; wait for it, or stop it, then clean"
-                )
+                raise ValueError(f"{path}: {_holder(lock)} is doing this stage; wait for it, or stop it, then clean")
         freed = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
         if root.exists():
             shutil.rmtree(root)
@@ -148,19 +149,24 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold a lock; wait for another process that does the same stage, and say which."""
     with path.open("a+", encoding="utf-8") as file:
         if not _try_lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
             print(
-                f"{path}: process {holder} is doing this stage already; waiting for it "
-                f"(stop it with `kill {holder}`, its finished work is kept)",
+                f"{path}: {_holder(file)} is doing this stage already; waiting for it (stopped by `kill` and its "
+                "number there, it keeps what it has finished)",
                 file=sys.stderr,
                 flush=True,
             )
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
-        file.write(str(os.getpid()))
+        # On a shared disk the process may be on another machine, and a number alone may be another one's by now.
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime(SINCE, time.gmtime())}")
         file.flush()
         yield
+
+
+def _holder(file: TextIO) -> str:
+    """What the holder of a lock wrote into it."""
+    file.seek(0)
+    return file.read().strip() or "a process that has just begun"
 
 
 def _try_lock(file: TextIO) -> bool:
