@@ -282,8 +282,9 @@ class ReproSoak:
     def _holder(self, started, folder, stage):
         """Process id of this dvc's stage where it holds its work folder; None where it does not."""
         lock = folder / "data" / RUN / ".work" / f"{stage}.lock"
-        holder = lock.read_text() if lock.exists() else ""
-        return int(holder) if holder and session_of(int(holder)) == started.pid else None
+        # "process N on HOST, since ..."
+        holder = re.match(r"process (\d+) on ", lock.read_text() if lock.exists() else "")
+        return int(holder[1]) if holder and session_of(int(holder[1])) == started.pid else None
 
     def _report(self, problem, started):
         problem = f"after {self.counts['kills']} kills: {problem}"
