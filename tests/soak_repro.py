@@ -49,7 +49,8 @@ WAITING = "is doing this stage already; waiting for it"
 
 DVC_LEFTOVERS = {
     r"(Unable to read )?RWLock-file '[^']*'( format error|\. JSON structure is corrupted)": ".dvc/tmp/rwlock",
-    r"unable to read: '[^']*dvc\.lock'|'[^']*dvc\.lock' validation failed": "dvc.lock",
+    r"unable to read: '[^']*dvc\.lock'|'[^']*dvc\.lock' (validation failed|is invalid)": "dvc.lock",
+    r"join\(\) argument must be .* not 'NoneType'": "dvc.lock",  # an md5 is cut off: a path is made of nothing
 }
 """What DVC says where a kill tore a file that it does not write in one step, and the file to delete then."""
 
