@@ -12,6 +12,8 @@ from pipeline.clips.views import (
     evaluation_views,
     pixel_crc32,
     training_view,
+    view_fields,
+    view_rule,
 )
 
 RULE = ViewRule(
@@ -107,6 +109,10 @@ def test_every_start_position_and_both_flips_are_drawn():
     assert 70 < sum(view.flip for view in views) < 130
 
 
+def test_a_video_as_long_as_a_view_is_seen_from_its_first_frame():
+    assert {drawn(number=number, num_frames=7).frame_indices for number in range(20)} == {(0, 2, 4, 6)}
+
+
 def test_flip_false_gives_the_same_views_unflipped():
     still = dataclasses.replace(RULE, flip=False)
     for number in range(20):
@@ -172,6 +178,34 @@ def test_a_resized_crop_keeps_flat_colour_and_orientation():
     assert seen.shape == (1, 16, 16, 3)
     assert seen[0, 0, 0].tolist() == [200, 100, 50]
     assert seen[0, -1, -1].tolist() == [0, 0, 0]
+
+
+def test_a_crop_is_resized_between_pixel_centres_and_without_aliasing():
+    ramp = np.broadcast_to(np.arange(0, 80, 10, dtype=np.uint8)[None, None, :, None], (1, 8, 8, 3))
+    seen = apply_view(np.ascontiguousarray(ramp), View(frame_indices=(0,), crop=(0, 0, 8, 8), flip=False), 4)
+    assert seen[0, 1, 1:3, 0].tolist() == [25, 45]  # between the 3rd and 4th, and the 5th and 6th
+    checks = np.indices((8, 8)).sum(axis=0) % 2 * 200
+    fine = np.broadcast_to(checks[None, :, :, None], (1, 8, 8, 3)).astype(np.uint8)
+    seen = apply_view(fine, View(frame_indices=(0,), crop=(0, 0, 8, 8), flip=False), 3)
+    assert np.abs(seen.astype(int) - 100).max() < 25
+
+
+def test_a_rule_is_read_from_settings_and_written_as_plain_fields():
+    settings = dataclasses.asdict(RULE) | {"frame_size": [20, 30], "scales": [1.0, 0.8, 0.6], "mode": "consistent"}
+    assert view_rule(settings) == RULE
+    fields = view_fields(RULE, mode="independent", colour_range="full")
+    assert fields["view_frame_size"] == "20x30"
+    assert fields["view_scales"] == "1.0x0.8x0.6"
+    assert (fields["view_stride"], fields["view_flip"], fields["colour_range"]) == (2, True, "full")
+    # what is stored does not tell them apart
+    assert fields == view_fields(RULE, mode="consistent", colour_range="full")
+    assert fields["view_mode"] == "drawn"
+    assert view_fields(RULE, mode="fixed", colour_range="full") == fields | {"view_mode": "fixed"}
+    for made in (ViewRule, View):
+        with pytest.raises(TypeError):
+            made(1, 2, 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RULE.seed = 4
 
 
 def test_the_crc_tells_one_changed_code():
