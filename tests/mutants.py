@@ -7,6 +7,7 @@ on the disk changes and torch is imported once; what a test starts as a new prog
 that runs into the time limit counts as noticed, it loops. The last line gives the score. Linux only.
 """
 
+import ast
 import contextlib
 import difflib
 import importlib.abc
@@ -68,17 +69,37 @@ def try_mutant(module, source, tests, *, seconds, log):
     return os.waitstatus_to_exitcode(status)
 
 
+def evaluated(source):
+    """The program without the annotations that nothing evaluates: of local names, and all where they are postponed."""
+    tree = ast.parse(source)
+    postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.AnnAssign):
+                    node.annotation = ast.Constant(None)
+                elif postponed and isinstance(node, ast.arg):
+                    node.annotation = None
+                elif postponed and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    node.returns = None
+    return ast.dump(tree)
+
+
 def mutants_of(module):
-    """Line, name of the change, and changed source; equal sources once."""
+    """Line, name of the change, and changed source; equal programs once, and none that does not compile."""
     original = module.read_text(encoding="utf-8")
-    seen = {original}
+    seen = {evaluated(original)}
     for item in _all_work_items([module], {}):
         (change,) = item.mutations
         operator = get_operator(change.operator_name)(**change.operator_args)
         source = mutate_code(original, operator, change.occurrence)
-        if source is None or source in seen:
+        try:
+            program = evaluated(source or original)
+        except SyntaxError:
             continue
-        seen.add(source)
+        if program in seen:
+            continue
+        seen.add(program)
         yield change.start_pos[0], change.operator_name.removeprefix("core/"), source
 
 
