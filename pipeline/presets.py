@@ -115,6 +115,7 @@ def paper() -> Params:
             "kd_decay": 0.95,
             "temperature": 5.0,
             "scale_by_temperature_squared": False,
+            "soft_targets": "teacher",
             "pixel_check": "strict",
         },
         "evaluate": {
