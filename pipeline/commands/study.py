@@ -23,12 +23,13 @@ DEFAULT = ("baseline", "teacher", "student")
 def study() -> None:
     """Train a prepared run again with many seeds, and its controls; keep what each training answered.
 
+    `dlkdd table --studies FOLDER` prints what was saved.
+
     \b
     Examples:
       dlkdd study run night --seeds 0-9
       dlkdd study run night --seeds 0-9 --variant smoothed --variant shuffled --variant dark-student
       dlkdd study save night studies/night.json --title "night shift"
-      dlkdd table --studies studies
     """  # noqa: D301
 
 
