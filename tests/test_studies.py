@@ -17,7 +17,7 @@ from pipeline.commands.study import _numbers
 from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.runner import Study, train
-from pipeline.studies.saved import Saved, Trained, Words, gather, read, read_scenes, write
+from pipeline.studies.saved import Saved, Trained, Words, _groups, gather, pooled, read, read_scenes, write
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
 from pipeline.tables.paper_text import as_markdown
@@ -132,6 +132,7 @@ def study(prepared, tmp_path):
         folder=folder,
         videos=folder / "rendered/videos",
         params=tmp_path / "copy" / "params.yaml",
+        kept=folder / "study",
         subset="test",
         device=CPU,
     )
@@ -185,7 +186,7 @@ def test_another_seed_and_other_settings_are_other_trainings(study):
 
 # --- saved, and in a table ---
 
-WORDS = Words(title="night", recipes=2, commit="abc", hardware="a machine")
+WORDS = Words(title="night", pool="", recipes=2, commit="abc", hardware="a machine")
 
 
 def saved(**variants):
@@ -195,7 +196,7 @@ def saved(**variants):
         subset="test",
         classes=4,
         train_clips=20,
-        groups=(0, 0, 1, 1, 2, 2, 3, 3),
+        groups=tuple("aabbccdd"),
         settings={},
         variants={
             name: Trained(changes=(), seconds=1800.0, hits={str(seed): hits for seed, hits in enumerate(texts)})
@@ -230,6 +231,31 @@ def test_the_table_shows_means_intervals_and_dashes():
     assert controls.rows[0][controls.header.index("student - shuffled")].startswith("+0.125 (")
 
 
+def test_splits_of_one_data_set_share_a_row():
+    first = dataclasses.replace(saved(student=("11110000", "11111111"), baseline=("11110000",)), pool="all nights")
+    second = dataclasses.replace(
+        saved(student=("11000000",), baseline=("10000000",), teacher=("10000000",)), title="late", pool="all nights"
+    )
+    table = tables([first, second, saved(student=("11110000",))])[0]
+    assert [row[0] for row in table.rows] == ["night", "late", "all nights", "night"]
+    both = pooled([first, second])
+    assert both.groups == tuple("aabbccdd" * 2)
+    assert both.variants["student"].hits == {"0": "1111000011000000"}
+    assert set(both.variants) == {"student", "baseline"}
+    assert difference(both, "student", "baseline").mean == 1 / 16
+    assert difference(both, "student", "baseline").groups == 4
+    with pytest.raises(ValueError, match="late: found test clips of 5 classes, wanted those of night, test and 4"):
+        pooled([first, dataclasses.replace(second, classes=5)])
+
+
+def test_a_clip_without_a_scene_is_its_own_and_not_named(study):
+    clips = [dataclasses.replace(clip, scene=clip.id) for clip in study.clips()]
+    groups = _groups(clips, {})
+    assert len(set(groups)) == len(clips)
+    assert not any(clip.id in group or group in clip.id for clip, group in zip(clips, groups, strict=True))
+    assert _groups(clips, {clips[0].id: "yard"})[0] == "yard"
+
+
 def test_a_study_reads_back_and_a_damaged_file_is_named(tmp_path):
     path, found = tmp_path / "night.json", saved(student=("11110000",))
     write(path, found)
@@ -238,7 +264,7 @@ def test_a_study_reads_back_and_a_damaged_file_is_named(tmp_path):
     for change, said in (
         ({"variants": {"student": {"hits": {}}}}, "is no study"),
         ({"variants": []}, "is no study"),
-        ({"groups": [1, 2]}, "holds no hits of 2 clips"),
+        ({"groups": ["a", "b"]}, "holds no hits of 2 clips"),
         ({"variants": {"student": {"changes": [], "seconds": 1, "hits": {"0": "1111000x"}}}}, "holds no hits of 8"),
         ({"variants": {"student": {"changes": [], "seconds": 1, "hits": {"x": "11110000"}}}}, "student, seed x"),
     ):
@@ -254,7 +280,7 @@ def test_scenes_come_from_a_table_where_names_do_not_tell_them(study, tmp_path):
     table.write_text("path\tclass\tscene\n" + "".join(f"{clip.id}\tx\tone\n" for clip in clips[:5]))
     given = {"settings": {}}
     found = gather(study, WORDS, scenes=read_scenes(table), **given)
-    assert found.groups[:5] == (0,) * 5
+    assert found.groups[:5] == ("one",) * 5
     assert len(set(gather(study, WORDS, scenes={}, **given).groups)) == len({clip.scene for clip in clips})
     right = sum(answer == clip.label for answer, clip in zip(answers(study, "baseline", 1), clips, strict=True))
     assert found.variants["baseline"].hits["1"].count("1") == right

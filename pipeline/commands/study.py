@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.options import PATH, machine, params_option, run_names
+from pipeline.commands.options import FOLDER, PATH, machine, params_option, run_names
 from pipeline.params import read_inputs, read_params
 
 SUBSET = click.option(
@@ -16,6 +16,7 @@ SUBSET = click.option(
     show_default=True,
     help="Clips to measure; holdout: the scenes that prepare.holdout sets aside, to choose a recipe on.",
 )
+FOLDER_OPTION = click.option("--folder", type=FOLDER, help="Where trainings are kept. [data/RUN/study]")
 DEFAULT = ("baseline", "teacher", "student")
 
 
@@ -45,9 +46,10 @@ def study() -> None:
     help="baseline, teacher, student, dark-teacher, dark-student, smoothed, shuffled, or your own: "
     "'NAME STAGE SECTION.KEY=VALUE ...'. Give it again for more.",
 )
+@FOLDER_OPTION
 @SUBSET
 @params_option
-def run_study(run: str, seeds: str, variants: tuple[str, ...], subset: str, params: Path) -> None:
+def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | None, subset: str, params: Path) -> None:
     """Train and measure RUN with every seed, but for what is kept already.
 
     RUN needs its clips.csv, statistics.json and enhancer.safetensors: `dvc repro enhancer@RUN` makes them. A seed sets
@@ -67,6 +69,7 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], subset: str, para
             folder=Path("data") / run,
             videos=Path(read_inputs(params, run).videos),
             params=params,
+            kept=folder or Path("data") / run / "study",
             subset=subset,
             device=chosen["device"],
         ),
@@ -79,13 +82,25 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], subset: str, para
 @click.argument("run", shell_complete=run_names)
 @click.argument("file", type=PATH)
 @click.option("--title", help="What the table calls it. [RUN]")
+@click.option("--pool", default="", help="Row that it shares with the other splits of its data set.")
 @click.option("--scenes", type=PATH, help="Table of `path` and `scene` of clips whose names do not tell the scene.")
 @click.option(
     "--recipes", type=click.IntRange(0), default=0, show_default=True, help="Settings tried on holdout before."
 )
+@FOLDER_OPTION
 @SUBSET
 @params_option
-def save(run: str, file: Path, title: str | None, scenes: Path | None, recipes: int, subset: str, params: Path) -> None:
+def save(
+    run: str,
+    file: Path,
+    title: str | None,
+    pool: str,
+    scenes: Path | None,
+    recipes: int,
+    folder: Path | None,
+    subset: str,
+    params: Path,
+) -> None:
     """Write everything that was found of RUN into FILE, json, for `dlkdd table --studies`.
 
     \b
@@ -105,10 +120,11 @@ def save(run: str, file: Path, title: str | None, scenes: Path | None, recipes: 
             folder=Path("data") / run,
             videos=Path(read_inputs(params, run).videos),
             params=params,
+            kept=folder or Path("data") / run / "study",
             subset=subset,
             device=chosen["device"],
         ),
-        Words(title=title or run, recipes=recipes, commit=commit_of(Path()), hardware=hardware),
+        Words(title=title or run, pool=pool, recipes=recipes, commit=commit_of(Path()), hardware=hardware),
         scenes={} if scenes is None else read_scenes(scenes),
         settings={section: values[section] for section in SECTION_TYPES},
     )

@@ -168,8 +168,8 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path |
     if paper or studies is not None:
         if runs or into is not None or (paper and studies is not None):
             raise click.UsageError(
-                "--paper takes all evaluated runs in data/, --studies all files of its folder; each prints alone, leave "
-                "RUNS and --into out"
+                "--paper takes all evaluated runs in data/, --studies all files of its folder; each prints alone, "
+                "leave RUNS and --into out"
             )
         tables = build_tables(read_runs(Path("data"))) if studies is None else study_tables(read_studies(studies))
         click.echo(as_latex(tables) if form == "latex" else as_markdown(tables))

@@ -1,6 +1,6 @@
 """Trains the variants of a study with one seed after the other, through the stages themselves.
 
-`<run>/study/<subset>/<variant>/<seed>.json` keeps what each training answered; what lies there already is not trained
+`<folder>/<subset>/<variant>/<seed>.json` keeps what each training answered; what lies there already is not trained
 again, so a stopped study goes on. Students that have the same teacher share it and its store.
 """
 
@@ -37,6 +37,8 @@ class Study:
     """With clips.csv, statistics.json and enhancer.safetensors, as `dvc repro` leaves it."""
     videos: Path
     params: Path
+    kept: Path
+    """Folder of everything that the study writes."""
     subset: str
     """test, or holdout: the training scenes that prepare.holdout set aside, on which recipes are chosen."""
     device: torch.device
@@ -53,8 +55,8 @@ class Study:
 
     @property
     def root(self) -> Path:
-        """Of everything that the study writes."""
-        return self.folder / "study" / self.subset
+        """Of what is kept of this subset."""
+        return self.kept / self.subset
 
     def clips(self) -> list[Clip]:
         """The clips that are measured; those of the test need a label.

@@ -1,6 +1,8 @@
 """A study's answers as one small file, which tables are printed from and which can be kept with the code."""
 
 import csv
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,8 +42,10 @@ class Saved:
     """test or holdout."""
     classes: int
     train_clips: int
-    groups: tuple[int, ...]
-    """Of each clip, the number of its scene; clips of unknown scene are their own."""
+    groups: tuple[str, ...]
+    """Scene of each clip; of an unknown one a hash of the clip's id, which may say more than it should."""
+    pool: str
+    """What the row is called that this study shares with others, such as splits of one data set; empty for none."""
     recipes: int
     """Settings that were tried on held-out training scenes before."""
     commit: str
@@ -66,6 +70,8 @@ class Words:
 
     title: str
     """What the row of a table is called."""
+    pool: str
+    """What the row is called that the study shares with others; empty for none."""
     recipes: int
     """Settings that were tried on held-out training scenes before."""
     commit: str
@@ -117,9 +123,49 @@ def _hits(answers: Sequence[int], clips: Sequence[Clip]) -> str:
     return "".join(str(int(answer == clip.label)) for answer, clip in zip(answers, clips, strict=True))
 
 
-def _groups(clips: Sequence[Clip], scenes: Mapping[str, str]) -> tuple[int, ...]:
-    numbers: dict[str, int] = {}
-    return tuple(numbers.setdefault(scenes.get(clip.id, clip.scene), len(numbers)) for clip in clips)
+def _groups(clips: Sequence[Clip], scenes: Mapping[str, str]) -> tuple[str, ...]:
+    found = [scenes.get(clip.id, clip.scene) for clip in clips]
+    # Where its name tells no scene, a clip's scene is its id.
+    return tuple(
+        hashlib.sha256(scene.encode()).hexdigest()[:12] if scene == clip.id else scene
+        for clip, scene in zip(clips, found, strict=True)
+    )
+
+
+def pooled(studies: Sequence[Saved]) -> Saved:
+    """Several splits of a data set as one study, of the seeds that all have.
+
+    A clip that several of them test counts each time; its scene is drawn whole.
+
+    Raises:
+        ValueError: they are not of the same subset and classes.
+    """
+    first = studies[0]
+    for other in studies:
+        if (other.subset, other.classes) != (first.subset, first.classes):
+            raise ValueError(
+                f"{other.title}: found {other.subset} clips of {other.classes} classes, wanted those of {first.title}, "
+                f"{first.subset} and {first.classes}, with which it shares the row {first.pool!r}; save one of them "
+                "under another --pool"
+            )
+    variants = {}
+    for name in first.variants:
+        parts = [study.variants[name] for study in studies if name in study.variants]
+        if len(parts) == len(studies):
+            seeds = set.intersection(*(set(part.hits) for part in parts))
+            variants[name] = Trained(
+                changes=parts[0].changes,
+                seconds=sum(part.seconds for part in parts),
+                hits={seed: "".join(part.hits[seed] for part in parts) for seed in sorted(seeds, key=int)},
+            )
+    return dataclasses.replace(
+        first,
+        title=first.pool,
+        pool="",
+        train_clips=sum(study.train_clips for study in studies),
+        groups=tuple(group for study in studies for group in study.groups),
+        variants=variants,
+    )
 
 
 def read_scenes(path: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.studies.bootstrap import Estimate, bootstrap
-from pipeline.studies.saved import Saved, read
+from pipeline.studies.saved import Saved, pooled, read
 from pipeline.tables.paper_rows import DASH, MODELS
 from pipeline.tables.paper_text import Table
 
@@ -28,11 +28,15 @@ def read_studies(folder: Path) -> list[Saved]:
 
 def tables(studies: Sequence[Saved]) -> list[Table]:
     """The claim, and the controls where a study has them."""
+    rows = []
+    for pool in dict.fromkeys(study.pool for study in studies):
+        members = [study for study in studies if study.pool == pool]
+        rows += [*members, pooled(members)] if pool and len(members) > 1 else members
     return [
-        _table("Student, teacher and baseline", studies, MODELS, ORDER),
+        _table("Student, teacher and baseline", rows, MODELS, ORDER),
         _table(
             "The student and its controls",
-            [study for study in studies if any(name in study.variants for name in CONTROLS)],
+            [study for study in rows if any(name in study.variants for name in CONTROLS)],
             ("student", "dark-teacher", *CONTROLS),
             [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
         ),
