@@ -243,6 +243,8 @@ class ClassifierConfig:
     """Share of the new batch in BatchNorm's running statistics, 0 to 1; swin3d_b has none."""
     normalization: str
     """kinetics (torchvision's video ResNets, ig65m), imagenet (swin3d_b), or dataset: the training subset's own."""
+    remove_temporal_mean: bool
+    """Subtract each pixel's mean over the view's frames: what stands still becomes zero. For few scenes a class."""
     weights: str | None
     """Pretrained file to start from; null starts from random weights."""
     weights_up_to: str

@@ -34,6 +34,7 @@ def paper() -> Params:
         "keep_probability": 1.0,
         "bn_momentum": 0.1,
         "normalization": "kinetics",
+        "remove_temporal_mean": False,
         "weights": None,
         "weights_up_to": "backbone",
         "epochs": 30,
