@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.mapping_file import read_yaml
 
-REMEDY = "run `dvc repro` again, or take the file from git"
+REMEDY = "a kill tears it while DVC writes: delete it and run `dvc repro`, which takes what it knows from its cache"
 
 
 def read_lock(path: Path) -> Mapping[str, Mapping[str, Any]]:

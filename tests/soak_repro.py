@@ -49,7 +49,8 @@ WAITING = "is doing this stage already; waiting for it"
 
 DVC_LEFTOVERS = {
     r"(Unable to read )?RWLock-file '[^']*'( format error|\. JSON structure is corrupted)": ".dvc/tmp/rwlock",
-    r"unable to read: '[^']*dvc\.lock'|'[^']*dvc\.lock' validation failed": "dvc.lock",
+    r"unable to read: '[^']*dvc\.lock'|'[^']*dvc\.lock' (validation failed|is invalid)": "dvc.lock",
+    r"join\(\) argument must be .* not 'NoneType'": "dvc.lock",  # an md5 is cut off: a path is made of nothing
 }
 """What DVC says where a kill tore a file that it does not write in one step, and the file to delete then."""
 
@@ -282,8 +283,9 @@ class ReproSoak:
     def _holder(self, started, folder, stage):
         """Process id of this dvc's stage where it holds its work folder; None where it does not."""
         lock = folder / "data" / RUN / ".work" / f"{stage}.lock"
-        holder = lock.read_text() if lock.exists() else ""
-        return int(holder) if holder and session_of(int(holder)) == started.pid else None
+        # "process N on HOST, since ..."
+        holder = re.match(r"process (\d+) on ", lock.read_text() if lock.exists() else "")
+        return int(holder[1]) if holder and session_of(int(holder[1])) == started.pid else None
 
     def _report(self, problem, started):
         problem = f"after {self.counts['kills']} kills: {problem}"

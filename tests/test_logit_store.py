@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -964,3 +965,18 @@ class Crash:
 
 def test_crash_of_the_child_is_reported():
     assert verify_in_child(Crash()) == ["libhdf5 crashed while reading it (exit code -11)"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_a_text_that_a_thousand_rows_point_at_does_not_fill_the_memory(tmp_path):
+    """HDF5 keeps texts apart from their column, so that a megabyte may stand in every row and once on the disk."""
+    clips = 1500
+    path = write_store(tmp_path, make_spec(num_clips=clips, num_views=1))
+    with h5py.File(path, "r+") as file:
+        file["clips/id"][0] = "x" * 10**6
+        start = file["clips/id"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[start : start + 16 * clips] = data[start : start + 16] * clips  # length, heap and place of the first text
+    path.write_bytes(data)
+    (problem,) = verify_in_child(path)
+    assert re.fullmatch(r"cannot be read: .*(allocation failed|MB of memory).*", problem)

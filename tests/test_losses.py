@@ -78,6 +78,8 @@ def test_student_loss_equals_the_equations_row_by_row(temperature, squared):
     scale = temperature**2 if squared else 1.0
     wanted = plain_student_loss(student, labels, teacher, temperature=temperature, weight=1.5, scale=scale)
     assert found.item() == pytest.approx(wanted, abs=1e-12)  # float64 on both sides
+    if not squared:  # as the paper has it, so where nothing is said too
+        assert student_loss(student, labels, teacher, temperature=temperature, weight=1.5).item() == found.item()
 
 
 def test_float32_loss_equals_float64_within_rounding():
@@ -174,6 +176,7 @@ def test_decay_of_one_keeps_the_weight_and_weight_zero_stays_zero():
         ((0, -0.5, 0.95), "kd_weight: found -0.5"),
         ((0, math.nan, 0.95), "kd_weight: found nan"),
         ((0, 1.5, 0.0), "kd_decay: found 0.0"),
+        ((0, 1.5, -0.5), "kd_decay: found -0.5"),
         ((0, 1.5, 1.1), "kd_decay: found 1.1"),
     ],
 )
@@ -193,6 +196,8 @@ def test_distillation_refuses_a_teacher_of_other_classes():
     student, _, teacher = example()
     with pytest.raises(ValueError, match=r"teacher_logits: found shape \(5, 6\), wanted the student's \(5, 7\)"):
         distillation_loss(student, teacher[:, :6], 5.0)
+    with pytest.raises(ValueError, match=r"teacher_logits: found shape \(5, 7\), wanted the student's \(5, 6\)"):
+        distillation_loss(student[:, :6], teacher, 5.0)
 
 
 def test_student_with_a_weight_refuses_to_train_without_a_teacher():

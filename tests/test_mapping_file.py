@@ -1,5 +1,6 @@
 """Small files of values by name, json and YAML: what is none of them is refused by its name, with what to do."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -98,8 +99,12 @@ def test_a_lock_gives_its_stages_and_one_that_is_none_is_refused_by_the_stage(tm
     ):
         assert old in LOCK
         path.write_text(LOCK.replace(old, new))
-        with pytest.raises(ValueError, match=r"dvc\.lock: student@demo: is no finished stage; run `dvc repro`"):
+        with pytest.raises(ValueError, match=r"dvc\.lock: student@demo: is no finished stage; a kill tears it"):
             read_lock(path)
+    for cut in range(LOCK.index("outs"), len(LOCK)):  # a kill while DVC writes: refused, or what is there is whole
+        path.write_text(LOCK[:cut])
+        with contextlib.suppress(ValueError):
+            assert all(entry["md5"] for entry in read_lock(path)["student@demo"].get("outs", []))
     path.write_text("stages: []")
     with pytest.raises(ValueError, match=r"dvc\.lock: stages: found list, wanted a mapping"):
         read_lock(path)

@@ -43,6 +43,51 @@ def test_a_view_depends_on_seed_clip_and_number_alone():
     assert len(set(others)) == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        (
+            {},
+            View(frame_indices=(4, 6, 8, 10), crop=(8, 17, 12, 12), flip=False),
+            View(frame_indices=(39, 41, 43, 45), crop=(0, 1, 16, 20), flip=True),
+        ),
+        (
+            {"sampling": "spread", "jitter": 0.5},
+            View(frame_indices=(9, 21, 31, 46), crop=(0, 1, 20, 20), flip=False),
+            View(frame_indices=(5, 16, 30, 45), crop=(4, 13, 16, 16), flip=True),
+        ),
+        (
+            {"positions": "fixed", "flip": False},
+            View(frame_indices=(4, 6, 8, 10), crop=(3, 3, 12, 12), flip=False),
+            View(frame_indices=(39, 41, 43, 45), crop=(0, 6, 16, 20), flip=False),
+        ),
+        (
+            {"positions": "fixed", "frame_size": (40, 50)},
+            View(frame_indices=(4, 6, 8, 10), crop=(18, 8, 22, 24), flip=False),
+            View(frame_indices=(39, 41, 43, 45), crop=(0, 16, 32, 34), flip=True),
+        ),
+    ],
+)
+def test_a_later_version_draws_the_same_views(changes, first, second):
+    """Stores keep what was drawn, but seeds, and results that name them, would mean something else."""
+    rule = dataclasses.replace(RULE, **changes)
+    assert (drawn(rule), drawn(rule, number=1)) == (first, second)
+
+
+def test_independent_views_are_those_of_the_next_seed_and_stay_the_same_in_a_later_version():
+    given = {"mode": "independent", "clip_id": "a/b.mp4", "num_frames": 50, "num_views": 2}
+    assert training_view(RULE, epoch=0, **given) == View(frame_indices=(8, 10, 12, 14), crop=(0, 0, 12, 16), flip=False)
+    assert training_view(RULE, epoch=2, **given) == drawn(dataclasses.replace(RULE, seed=4), number=2)
+
+
+def test_drawn_places_reach_the_last_row_and_column_of_a_frame_and_the_last_start():
+    rule = dataclasses.replace(RULE, frame_size=(21, 33), scales=(0.62,))  # crops of 13: 9 rows and 21 columns of room
+    views = [drawn(rule, number=number, num_frames=20) for number in range(600)]
+    assert {view.crop[0] for view in views} == set(range(9))
+    assert {view.crop[1] for view in views} == set(range(21))
+    assert {view.frame_indices[0] for view in views} == set(range(14))
+
+
 def test_drawn_views_stay_inside_video_and_frame():
     for number in range(200):
         view = drawn(number=number)
@@ -116,8 +161,8 @@ def test_epoch_t_uses_view_t_mod_v_but_independent_does_not():
 
 def test_applying_a_view_crops_then_flips():
     frames = np.arange(2 * 20 * 30 * 3, dtype=np.uint32).reshape(2, 20, 30, 3).astype(np.uint8)
-    view = View(frame_indices=(0, 1), crop=(1, 2, 16, 16), flip=True)
-    assert np.array_equal(apply_view(frames, view, 16), frames[:, 1:17, 2:18][:, :, ::-1])
+    view = View(frame_indices=(0, 1), crop=(3, 9, 11, 11), flip=True)
+    assert np.array_equal(apply_view(frames, view, 11), frames[:, 3:14, 9:20][:, :, ::-1])
 
 
 def test_a_resized_crop_keeps_flat_colour_and_orientation():
@@ -179,6 +224,9 @@ def test_ten_crops_are_corners_and_centre_and_their_mirrors():
     assert [view.flip for view in views] == [False] * 5 + [True] * 5
     five = evaluation_views(DARKLIGHT, clip_id="a.mp4", num_frames=64, clips=1, crops="five")
     assert five == views[:5]
+    rule = dataclasses.replace(RULE, frame_size=(40, 50))  # more than twice the crop
+    five = evaluation_views(rule, clip_id="a.mp4", num_frames=64, clips=1, crops="five")
+    assert [view.crop[:2] for view in five] == [(0, 0), (0, 34), (24, 0), (24, 34), (12, 17)]
 
 
 def test_clips_in_time_are_evenly_spaced_and_symmetric():

@@ -7,7 +7,6 @@ file made of the child's memory is not to be trusted.
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.clips.memory_limit import MemoryLimit
 from pipeline.clips.video import VideoInfo, probe
 
-MEGABYTE = 2**20
 MEMORY_MB, SECONDS = 2000, 600.0
 """Limits where nobody chose others. 8K in 10 bits with 16 reference frames takes 1.7 GB."""
 
@@ -118,7 +117,7 @@ def main() -> None:
     # What a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    allowed = _Memory(int(sys.argv[1]))
+    allowed = MemoryLimit(int(sys.argv[1]))
     for line in sys.stdin:
         question = json.loads(line)
         # Without a handler the alarm ends the process wherever it is, also inside a decoder.
@@ -129,7 +128,7 @@ def main() -> None:
         answers.flush()
 
 
-def _answer(path: Path, colour_range: str, allowed: "_Memory") -> dict[str, Any]:
+def _answer(path: Path, colour_range: str, allowed: MemoryLimit) -> dict[str, Any]:
     try:
         return dataclasses.asdict(probe(path, colour_range=colour_range))
     except (ValueError, MemoryError) as error:
@@ -142,37 +141,6 @@ def _answer(path: Path, colour_range: str, allowed: "_Memory") -> dict[str, Any]
         hint = hasattr(error.__cause__, "strerror") and allowed.was_nearly_used()
         note = f" (perhaps for want of memory: prepare.max_memory_mb allows {allowed.megabytes})" if hint else ""
         return {"error": f"{error}{note}"}
-
-
-class _Memory:
-    """Lets this process take so much more address space than it has now, where the system can tell (Linux)."""
-
-    def __init__(self, megabytes: int) -> None:
-        self.megabytes = megabytes
-        self._start = _status_bytes("VmSize")
-        if self._start is None:
-            return
-        import resource  # where /proc is there
-
-        limit = self._start + megabytes * MEGABYTE
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        if hard == resource.RLIM_INFINITY or limit < hard:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-    def was_nearly_used(self) -> bool:
-        """Whether more than half of it was in use at some time."""
-        peak = _status_bytes("VmPeak")
-        return self._start is not None and peak is not None and peak - self._start > self.megabytes * MEGABYTE // 2
-
-
-def _status_bytes(name: str) -> int | None:
-    """A figure of this process in bytes, as Linux gives it."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 if __name__ == "__main__":

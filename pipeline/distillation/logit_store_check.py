@@ -5,8 +5,9 @@ A store may come from elsewhere and disks decay, so nothing is believed before i
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.clips.memory_limit import MEGABYTE, MemoryLimit
 from pipeline.distillation.logit_store_file import (
     DAMAGE,
     REMEDY,
@@ -28,6 +30,9 @@ from pipeline.distillation.logit_store_file import (
 from pipeline.distillation.logit_store_format import Block, row_crc32
 from pipeline.distillation.logit_store_layout import ROW_COLUMNS, Tally
 
+UNREADABLE = "cannot be read:"
+SPARE_MB, FILE_TIMES = 1000, 4
+"""Memory of a check in a process of its own: so much, and so many times the size of the file."""
 MAX_BAD_ROWS = 100  # listed one by one; beyond that their number says enough
 CHECKED_BY_ROW = (
     *ROW_COLUMNS,
@@ -83,7 +88,7 @@ def inspect(path: Path) -> Findings:
             try:
                 problems = content_problems(file)
             except DAMAGE as error:
-                problems = [f"cannot be read: {error}"]
+                problems = [f"{UNREADABLE} {error}"]
             rows = _check_rows(file)
             return Findings(
                 problems=(*problems, *rows.problems), bad_rows=rows.bad_rows, num_bad_rows=rows.num_bad_rows
@@ -91,7 +96,7 @@ def inspect(path: Path) -> Findings:
     except DAMAGE as error:
         # The caller names the file and the remedy already.
         reason = str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}")
-        return Findings(problems=(f"cannot be read: {reason}",))
+        return Findings(problems=(f"{UNREADABLE} {reason}",))
 
 
 def verify_in_child(path: Path, *, timeout_sec: float = 3600.0) -> list[str]:
@@ -109,8 +114,9 @@ def inspect_in_child(path: Path, *, timeout_sec: float = 3600.0) -> Findings:
     try:
         if not receiver.poll(timeout_sec):
             return Findings(problems=(f"libhdf5 was still reading after {timeout_sec:g} seconds",))
-        findings: Findings = receiver.recv()
-        return findings
+        answer = json.loads(receiver.recv_bytes())
+        rows = tuple(BadRow(**row) for row in answer.pop("bad_rows"))
+        return Findings(**answer | {"problems": tuple(answer["problems"]), "bad_rows": rows})
     except EOFError:
         child.join()
         return Findings(problems=(f"libhdf5 crashed while reading it (exit code {child.exitcode})",))
@@ -121,7 +127,13 @@ def inspect_in_child(path: Path, *, timeout_sec: float = 3600.0) -> Findings:
 
 
 def _send_findings(path: Path, sender: Connection) -> None:
-    sender.send(inspect(path))
+    # Texts may all lie in one place: a file of a few megabytes can ask for terabytes.
+    allowed = MemoryLimit(SPARE_MB + FILE_TIMES * path.stat().st_size // MEGABYTE if path.is_file() else SPARE_MB)
+    findings = inspect(path)
+    if findings == Findings(problems=(f"{UNREADABLE} ",)):  # Python's own MemoryError has no words
+        findings = Findings(problems=(f"{UNREADABLE} it needs more than {allowed.megabytes} MB of memory",))
+    # Not pickled: what a hostile file made of this process's memory is not to be trusted.
+    sender.send_bytes(json.dumps(asdict(findings)).encode())
 
 
 def _check_rows(file: h5py.File) -> Findings:
