@@ -20,7 +20,8 @@ from pipeline import presets
 from pipeline.clips.clip_index import read_clips
 from pipeline.clips.lists import read_class_table, read_list, scene_of
 from pipeline.config import SECTION_TYPES, RunInputs
-from pipeline.distillation.logit_store import LogitStore
+from pipeline.distillation.logit_store import LogitStore, verify
+from pipeline.distillation.logit_store_file import content_sha256
 from pipeline.inference.loading import load_recogniser, open_enhancer
 from pipeline.inference.sidecar import model_card
 from pipeline.models.state_dicts import read_state_dict
@@ -391,3 +392,14 @@ def test_a_store_that_is_damaged_while_it_is_read_names_itself_and_the_row(tmp_p
         store = LogitStore.open(other, memory_limit_bytes=0)
         other.write_bytes(damage(other.read_bytes()))
         assert said in refusal(other, lambda store=store: store.row("Run/0.mp4", 0))
+
+
+@pytest.mark.parametrize("column", ["class_names", "clips/id", "clips/sha256"])
+def test_text_that_is_no_utf8_is_found_by_the_check_as_by_opening(tmp_path, column):
+    path = tmp_path / "logits.h5"
+    write_store(path)
+    with h5py.File(path, "r+") as file:
+        file[column][0] = b"\xff"
+        file.attrs["content_sha256"] = content_sha256(file)
+    assert f"/{column}: is no UTF-8 text" in refusal(path, lambda: LogitStore.open(path))
+    assert any(f"/{column}: is no UTF-8 text" in problem for problem in verify(path))

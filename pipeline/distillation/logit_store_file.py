@@ -158,7 +158,8 @@ def content_problems(file: h5py.File) -> list[str]:
     found, wanted = content_sha256(file), plain(file.attrs.get("content_sha256", ""))
     if found != wanted:
         problems.append(f"content_sha256: found {found}, wanted {wanted!r} as recorded; the content was changed")
-    ids, labels = texts(file["clips/id"]), file["clips/label"][:]
+    columns = {column.path: texts(file[column.path]) for column in COLUMNS if column.dtype == TEXT and column.dims}
+    ids, labels = columns["clips/id"], file["clips/label"][:]
     if any(before >= after for before, after in itertools.pairwise(ids)):
         problems.append("/clips/id: found unsorted or doubled ids")
     if (outside := next((clip_id for clip_id in ids if leaves_root(clip_id)), None)) is not None:
@@ -210,8 +211,15 @@ def plain(value: Any) -> Any:
 
 
 def texts(dataset: h5py.Dataset) -> list[str]:
-    """A 1-D column of text."""
-    return [str(text) for text in dataset.asstr()[:]]
+    """A 1-D column of text.
+
+    Raises:
+        ValueError: if it is no UTF-8.
+    """
+    try:
+        return [str(text) for text in dataset.asstr()[:]]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{dataset.name}: is no UTF-8 text ({error})") from error
 
 
 def _row_slabs(dataset: h5py.Dataset) -> Iterator[npt.NDArray[Any]]:
