@@ -6,6 +6,7 @@ import click
 
 from pipeline.commands import doctor, export, inspect, predict, report, stages, tools
 from pipeline.commands.store import store
+from pipeline.commands.study import study
 from pipeline.commands.terminal import plain_output, show_traceback
 from pipeline.commands.use import use
 
@@ -30,6 +31,7 @@ for _command in (
     *stages.COMMANDS,
     *report.COMMANDS,
     store,
+    study,
     *tools.COMMANDS,
     *inspect.COMMANDS,
     *predict.COMMANDS,

@@ -243,6 +243,8 @@ class ClassifierConfig:
     """Share of the new batch in BatchNorm's running statistics, 0 to 1; swin3d_b has none."""
     normalization: str
     """kinetics (torchvision's video ResNets, ig65m), imagenet (swin3d_b), or dataset: the training subset's own."""
+    remove_temporal_mean: bool
+    """Subtract each pixel's mean over the view's frames: what stands still becomes zero. For few scenes a class."""
     weights: str | None
     """Pretrained file to start from; null starts from random weights."""
     weights_up_to: str
@@ -341,6 +343,10 @@ class StudentConfig(ClassifierConfig):
     Near the teacher's logits the loss pulls with kd_weight / tau^2 of the force of an untempered match without it,
     1.5 / 25 = 0.06 with the paper's numbers, and with kd_weight = 1.5 with it: two very different experiments.
     """
+    soft_targets: str
+    """teacher, or a control that keeps some of what the teacher's logits hold and takes the rest: smoothed, the labels
+    smoothed to the mean entropy of the soft targets; shuffled, the logits of another clip of the same class.
+    """
     pixel_check: str
     """strict or warn: what happens when a stored view no longer gives the pixels that the teacher saw."""
 
@@ -350,6 +356,7 @@ class StudentConfig(ClassifierConfig):
         _share("student.kd_decay", self.kd_decay)
         _above("student.kd_decay", self.kd_decay, 0)
         _above("student.temperature", self.temperature, 0)
+        _one_of("student.soft_targets", self.soft_targets, ("teacher", "smoothed", "shuffled"))
         _one_of("student.pixel_check", self.pixel_check, ("strict", "warn"))
 
 

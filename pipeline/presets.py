@@ -34,6 +34,7 @@ def paper() -> Params:
         "keep_probability": 1.0,
         "bn_momentum": 0.1,
         "normalization": "kinetics",
+        "remove_temporal_mean": False,
         "weights": None,
         "weights_up_to": "backbone",
         "epochs": 30,
@@ -115,6 +116,7 @@ def paper() -> Params:
             "kd_decay": 0.95,
             "temperature": 5.0,
             "scale_by_temperature_squared": False,
+            "soft_targets": "teacher",
             "pixel_check": "strict",
         },
         "evaluate": {

@@ -16,7 +16,8 @@ from pipeline.config import ComputeConfig, StudentConfig, ViewsConfig, plain
 from pipeline.distillation.fingerprint import fingerprint, provenance
 from pipeline.distillation.logit_store import LogitStore
 from pipeline.distillation.losses import kd_weight_at, student_loss
-from pipeline.distillation.replay import PixelCheck, StoredViews, check_views, stored_logits
+from pipeline.distillation.replay import PixelCheck, StoredViews, check_views
+from pipeline.distillation.soft_targets import soft_targets
 from pipeline.mapping_file import read_json
 from pipeline.training.checkpoint import save_checkpoint
 from pipeline.training.classification import (
@@ -89,9 +90,10 @@ def run(
         store=store, videos=videos, colour_range=views.colour_range, strict=config.pixel_check == "strict"
     )
     replayed = views.mode != "independent"
+    targets = soft_targets(config.soft_targets, store, train, temperature=config.temperature, seed=config.seed)
 
     def logits_of(batch: Batch, epoch: int) -> Tensor:
-        return stored_logits(store, train, batch.indices, epoch)
+        return targets(batch.indices, epoch)
 
     def lessons(source: FrameSource) -> Lessons:
         check_views(check, train[: config.batch_size], source, size=rule.size)

@@ -86,6 +86,7 @@ def run(
             enhancer=light.enhancer if enhancer_on == "view" else None,
             train_enhancer=config.unfreeze_enhancer,
             dark_stream=light.dark if streams == 2 else None,
+            remove_temporal_mean=config.remove_temporal_mean,
             precision=compute.precision,
         )
 
@@ -129,7 +130,7 @@ def run(
             kind="teacher",
             class_names=names,
             model=arguments,
-            preprocessing=_preprocessing(light, rule, views.colour_range, enhancer_on=enhancer_on, seen=config.input),
+            preprocessing=_preprocessing(light, rule, views.colour_range, enhancer_on=enhancer_on, config=config),
             settings=plain(config) | {"weights": origin, "enhancer": light.settings, "precision": compute.precision},
             metrics=trained.curve[trained.epoch],
         )
@@ -170,7 +171,10 @@ def _where_enhanced(config: TeacherConfig, enhancer_on: str) -> str:
     return "none" if config.input == "dark" else enhancer_on
 
 
-def _preprocessing(light: _Light, rule: ViewRule, colour_range: str, *, enhancer_on: str, seen: str) -> Preprocessing:
+def _preprocessing(
+    light: _Light, rule: ViewRule, colour_range: str, *, enhancer_on: str, config: TeacherConfig
+) -> Preprocessing:
+    seen = config.input
     dark_mean, dark_std = light.dark if seen == "both" else (None, None)
     return Preprocessing(
         view_rule=rule,
@@ -182,6 +186,7 @@ def _preprocessing(light: _Light, rule: ViewRule, colour_range: str, *, enhancer
         enhancer=light.arguments,
         dark_mean=dark_mean,
         dark_std=dark_std,
+        remove_temporal_mean=config.remove_temporal_mean,
     )
 
 

@@ -40,7 +40,7 @@ def test_every_section_reads_back_as_it_was_written(tmp_path, section):
 
 def test_the_baseline_reads_the_students_section_without_the_soft_targets(tmp_path):
     path = write(tmp_path / "params.yaml")
-    extra = ("kd_weight", "kd_decay", "temperature", "scale_by_temperature_squared", "pixel_check")
+    extra = ("kd_weight", "kd_decay", "temperature", "scale_by_temperature_squared", "soft_targets", "pixel_check")
     baseline = read_section(path, BaselineConfig, extra=extra)
     assert plain(baseline) == {key: value for key, value in presets.demo()["student"].items() if key not in extra}
     with pytest.raises(ValueError, match="unknown key 'kd_"):

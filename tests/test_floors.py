@@ -30,7 +30,7 @@ FLOORS = [
     {"pipeline.pages"},
     {"stages"},
     {"pipeline.presets", "pipeline.doctor", "pipeline.store_checks", "pipeline.speed"},
-    {"pipeline.datasets"},
+    {"pipeline.datasets", "pipeline.studies"},
     {"pipeline.commands"},
     {"pipeline.cli"},
     {"pipeline.__main__"},

@@ -71,6 +71,21 @@ def test_normalisations_are_those_of_torchvisions_weights(name, weights):
     assert NORMALIZATIONS[name] == (tuple(wanted.mean), tuple(wanted.std))
 
 
+def test_without_the_temporal_mean_a_still_scene_is_zero_in_all_streams(pixels):
+    given = {"mean": MEAN, "std": STD, "enhancer": Brighten(), "dark_stream": DARK, "remove_temporal_mean": True}
+    keep, plain = Keep(), Keep()
+    Recogniser(keep, **given)(pixels)
+    Recogniser(plain, **given | {"remove_temporal_mean": False})(pixels)
+    for found, whole in zip(keep.streams, plain.streams, strict=True):
+        wanted = whole.double() - whole.double().mean(dim=2, keepdim=True)
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)
+        assert found.abs().max() > 0.1
+    Recogniser(keep, **given)(pixels[:, :1].expand_as(pixels))
+    assert all(stream.abs().max() < 1e-5 for stream in keep.streams)
+    copied = Recogniser(keep, **given).with_classifier(Keep(), precision="fp32")
+    assert copied.remove_temporal_mean
+
+
 def test_two_streams_need_an_enhancer():
     with pytest.raises(ValueError, match="dark_stream: two streams need an enhancer, found none"):
         Recogniser(Keep(), mean=MEAN, std=STD, dark_stream=DARK)

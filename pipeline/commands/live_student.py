@@ -37,8 +37,13 @@ def run(
     """Write the checkpoint of a student that was taught by the teacher itself.
 
     Raises:
-        ValueError: the teacher is of other classes or views, or as in `stages.student.train_student`.
+        ValueError: the teacher is of other classes or views, the soft targets are another's, or as in
+            `stages.student.train_student`.
     """
+    if config.soft_targets != "teacher":
+        raise ValueError(
+            f"student.soft_targets: {config.soft_targets} is made from a store; run `dlkdd student`, or set teacher"
+        )
     listed = read_clips(clip_index)
     train, rule = of_subset(listed, "train"), view_rule(plain(views))
     with joined(device) as ranks:

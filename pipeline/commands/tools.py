@@ -140,27 +140,38 @@ def cost(
 @click.argument("runs", nargs=-1, shell_complete=run_names)
 @click.option("--into", type=PATH, help="Also write the tables into this document, between its markers.")
 @click.option("--paper", is_flag=True, help="Print the paper's Tables 1 to 4 with all evaluated runs beside them.")
+@click.option("--studies", type=FOLDER, help="Print the studies in this folder, which `dlkdd study save` wrote.")
 @click.option(
-    "--format", "form", type=click.Choice(["markdown", "latex"]), default="markdown", help="Of --paper. [markdown]"
+    "--format",
+    "form",
+    type=click.Choice(["markdown", "latex"]),
+    default="markdown",
+    help="Of --paper and --studies. [markdown]",
 )
 @params_option
-def table(runs: tuple[str, ...], into: Path | None, paper: bool, form: str, params: Path) -> None:
+def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path | None, form: str, params: Path) -> None:
     """Print the results of RUNS (default: all of params.yaml) and where their files lie.
 
     \b
     Examples:
       dlkdd table demo
       dlkdd table --paper --format latex
+      dlkdd table --studies docs/results/studies
     """  # noqa: D301
+    from pipeline.studies.table import read_studies
+    from pipeline.studies.table import tables as study_tables
     from pipeline.tables.paper_runs import read_runs
     from pipeline.tables.paper_tables import build_tables
     from pipeline.tables.paper_text import as_latex, as_markdown
     from pipeline.tables.run_table import as_text, read_results, write_into
 
-    if paper:
-        if runs or into is not None:
-            raise click.UsageError("--paper takes all evaluated runs in data/ and prints; leave RUNS and --into out")
-        tables = build_tables(read_runs(Path("data")))
+    if paper or studies is not None:
+        if runs or into is not None or (paper and studies is not None):
+            raise click.UsageError(
+                "--paper takes all evaluated runs in data/, --studies all files of its folder; each prints alone, "
+                "leave RUNS and --into out"
+            )
+        tables = build_tables(read_runs(Path("data"))) if studies is None else study_tables(read_studies(studies))
         click.echo(as_latex(tables) if form == "latex" else as_markdown(tables))
         return
     for run in runs or read_params(params)["runs"]:

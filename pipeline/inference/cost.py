@@ -193,7 +193,7 @@ def compare(setting: Setting, *, repeats: int, device: torch.device) -> dict[str
         "setting": asdict(setting) | {"repeats": repeats, "enhancer_counted": not in_numpy},
         "machine": {
             "device": device.type,
-            "name": _device_name(device),
+            "name": device_name(device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
@@ -255,7 +255,8 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a processor or GPU calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     linux = Path("/proc/cpuinfo")

@@ -78,6 +78,7 @@ def load_recogniser(
         std=preprocessing.std,
         enhancer=enhancer if preprocessing.enhancer_on == "view" else None,
         dark_stream=dark,
+        remove_temporal_mean=preprocessing.remove_temporal_mean,
         precision=precision,
     )
     recogniser.to(device).eval()

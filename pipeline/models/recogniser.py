@@ -40,6 +40,7 @@ class Recogniser(nn.Module):
         enhancer: nn.Module | None = None,
         train_enhancer: bool = False,
         dark_stream: Statistics | None = None,
+        remove_temporal_mean: bool = False,
         enhanced_at_once: int = ENHANCED_AT_ONCE,
         precision: str = "fp32",
     ) -> None:
@@ -53,6 +54,8 @@ class Recogniser(nn.Module):
             train_enhancer: let gradients through the enhancer; otherwise it is frozen.
             dark_stream: mean and std of the dark frames, for a classifier of two streams: it is called with the
                 dark views first and the enhanced ones second.
+            remove_temporal_mean: subtract each pixel's mean over a view's frames from them, last of all before the
+                classifier: what stands still becomes zero, and a scene cannot be learnt by heart.
             enhanced_at_once: frames that pass the enhancer together.
             precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16, of the enhancer too: that
                 moves the frames of Zero-DCE by about half an 8-bit code at most. Weights and their gradients, the
@@ -69,6 +72,7 @@ class Recogniser(nn.Module):
         self.classifier = classifier
         self.enhancer = enhancer
         self.train_enhancer = train_enhancer
+        self.remove_temporal_mean = remove_temporal_mean
         self.enhanced_at_once = enhanced_at_once
         self.precision = precision
         self.two_streams = dark_stream is not None
@@ -94,6 +98,8 @@ class Recogniser(nn.Module):
         streams: tuple[Tensor, ...] = (views,)
         if self.two_streams:
             streams = ((frames.transpose(1, 2) - self.dark_mean) / self.dark_std, views)
+        if self.remove_temporal_mean:
+            streams = tuple(stream - stream.mean(dim=2, keepdim=True) for stream in streams)
         with self._in_precision(pixels.device):
             logits: Tensor = self.classifier(*streams)
         return logits.float()
@@ -109,6 +115,7 @@ class Recogniser(nn.Module):
             std=std,
             enhancer=copy.deepcopy(self.enhancer),
             dark_stream=(dark_mean, dark_std) if self.two_streams else None,
+            remove_temporal_mean=self.remove_temporal_mean,
             enhanced_at_once=self.enhanced_at_once,
             precision=precision,
         )

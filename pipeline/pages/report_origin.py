@@ -43,7 +43,9 @@ def origin(run: RunFiles, params: Path, *, surroundings: bool) -> Iterator[Block
             *((package, _version(package)) for package in PACKAGES),
         ]
     )
-    yield Text(text=f"Commit {_commit(params.parent)}. Commit and versions are those that this page was written with.")
+    yield Text(
+        text=f"Commit {commit_of(params.parent)}. Commit and versions are those that this page was written with."
+    )
     if run.missing:
         yield Text(tone="note", text=f"Not there, and so not shown: {', '.join(run.missing)}.")
     yield _files(run, params.parent / "dvc.lock" if surroundings else None)
@@ -101,7 +103,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _commit(folder: Path) -> str:
+def commit_of(folder: Path) -> str:
     """The commit that is checked out, and whether files that git knows differ from it, but for dvc.lock."""
     git = shutil.which("git")
     if git is None:

@@ -18,6 +18,7 @@ PAPER_PROTOCOL = {
     "kd_decay": 0.95,
     "temperature": 5.0,
     "scale_by_temperature_squared": False,
+    "student_soft_targets": "teacher",
     "student_lr": 1e-4,
     "student_weight_decay": 1e-5,
     "student_batch_size": 8,

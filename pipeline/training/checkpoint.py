@@ -50,6 +50,8 @@ class Preprocessing:
     dark_mean: tuple[float, ...] | None = None
     """Of the dark stream of `both`."""
     dark_std: tuple[float, ...] | None = None
+    remove_temporal_mean: bool = False
+    """Each pixel's mean over the view is subtracted from the normalised frames."""
     pixel_path: str = PIXEL_PATH
     """Names the arithmetic that made the pixels."""
 

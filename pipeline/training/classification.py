@@ -235,7 +235,13 @@ def build_dark(
     """
     mean, std = normalization(settings["normalization"], read_statistics(statistics))
     classifier, arguments, origin = new_classifier(settings, num_classes=num_classes, num_frames=num_frames)
-    recogniser = Recogniser(classifier, mean=mean, std=std, precision=precision)
+    recogniser = Recogniser(
+        classifier,
+        mean=mean,
+        std=std,
+        remove_temporal_mean=settings["remove_temporal_mean"],
+        precision=precision,
+    )
     return DarkModel(recogniser=recogniser, arguments=arguments, origin=origin, mean=mean, std=std)
 
 
@@ -254,7 +260,13 @@ def dark_record(
         class_names=class_names,
         model=model.arguments,
         preprocessing=Preprocessing(
-            view_rule=rule, colour_range=colour_range, mean=model.mean, std=model.std, enhancer_on="none", input="dark"
+            view_rule=rule,
+            colour_range=colour_range,
+            mean=model.mean,
+            std=model.std,
+            enhancer_on="none",
+            input="dark",
+            remove_temporal_mean=model.recogniser.remove_temporal_mean,
         ),
         # The hash instead of the path: no record may depend on where a user keeps things.
         settings={**settings, "weights": model.origin},

@@ -1,0 +1,146 @@
+"""`dlkdd study`: the same training with many seeds, with its controls, and what can be concluded."""
+
+import re
+from pathlib import Path
+
+import click
+
+from pipeline.commands.options import FOLDER, PATH, machine, params_option, run_names
+from pipeline.params import read_inputs, read_params
+
+SUBSET = click.option(
+    "--on",
+    "subset",
+    type=click.Choice(["test", "holdout"]),
+    default="test",
+    show_default=True,
+    help="Clips to measure; holdout: the scenes that prepare.holdout sets aside, to choose a recipe on.",
+)
+FOLDER_OPTION = click.option("--folder", type=FOLDER, help="Where trainings are kept. [data/RUN/study]")
+DEFAULT = ("baseline", "teacher", "student")
+
+
+@click.group()
+def study() -> None:
+    """Train a prepared run again with many seeds, and its controls; keep what each training answered.
+
+    `dlkdd table --studies FOLDER` prints what was saved.
+
+    \b
+    Examples:
+      dlkdd study run night --seeds 0-9
+      dlkdd study run night --seeds 0-9 --variant smoothed --variant shuffled --variant dark-student
+      dlkdd study save night studies/night.json --title "night shift"
+    """  # noqa: D301
+
+
+@study.command("run")
+@click.argument("run", shell_complete=run_names)
+@click.option("--seeds", default="0-9", show_default=True, help="Such as 0-9 or 0,3,5.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    default=DEFAULT,
+    show_default=True,
+    help="baseline, teacher, student, dark-teacher, dark-student, smoothed, shuffled, or your own: "
+    "'NAME STAGE SECTION.KEY=VALUE ...'. Give it again for more.",
+)
+@FOLDER_OPTION
+@SUBSET
+@params_option
+def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | None, subset: str, params: Path) -> None:
+    """Train and measure RUN with every seed, but for what is kept already.
+
+    RUN needs its clips.csv, statistics.json and enhancer.safetensors: `dvc repro enhancer@RUN` makes them. A seed sets
+    views.seed, teacher.seed and student.seed. dark-teacher sees dark frames and teaches dark-student; smoothed and
+    shuffled are taught by labels smoothed to the soft targets' entropy, and by the logits of other clips of the class.
+
+    \b
+    Example:
+      dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
+    """  # noqa: D301
+    from pipeline.studies.runner import Study, train
+    from pipeline.studies.variants import variant_of
+
+    chosen = machine(params)
+    train(
+        Study(
+            folder=Path("data") / run,
+            videos=Path(read_inputs(params, run).videos),
+            params=params,
+            kept=folder or Path("data") / run / "study",
+            subset=subset,
+            device=chosen["device"],
+        ),
+        [variant_of(text) for text in variants],
+        _numbers(seeds),
+    )
+
+
+@study.command()
+@click.argument("run", shell_complete=run_names)
+@click.argument("file", type=PATH)
+@click.option("--title", help="What the table calls it. [RUN]")
+@click.option("--pool", default="", help="Row that it shares with the other splits of its data set.")
+@click.option("--scenes", type=PATH, help="Table of `path` and `scene` of clips whose names do not tell the scene.")
+@click.option(
+    "--recipes", type=click.IntRange(0), default=0, show_default=True, help="Settings tried on holdout before."
+)
+@FOLDER_OPTION
+@SUBSET
+@params_option
+def save(
+    run: str,
+    file: Path,
+    title: str | None,
+    pool: str,
+    scenes: Path | None,
+    recipes: int,
+    folder: Path | None,
+    subset: str,
+    params: Path,
+) -> None:
+    """Write everything that was found of RUN into FILE, json, for `dlkdd table --studies`.
+
+    \b
+    Example:
+      dlkdd study save night studies/night.json --scenes scenes.tsv --recipes 4
+    """  # noqa: D301
+    from pipeline.config import SECTION_TYPES
+    from pipeline.inference.cost import device_name
+    from pipeline.pages.report_origin import commit_of
+    from pipeline.studies.runner import Study
+    from pipeline.studies.saved import Words, gather, read_scenes, write
+
+    values, chosen = read_params(params), machine(params)
+    hardware = f"{device_name(chosen['device'])}, {chosen['compute'].threads} threads, {chosen['compute'].precision}"
+    found = gather(
+        Study(
+            folder=Path("data") / run,
+            videos=Path(read_inputs(params, run).videos),
+            params=params,
+            kept=folder or Path("data") / run / "study",
+            subset=subset,
+            device=chosen["device"],
+        ),
+        Words(title=title or run, pool=pool, recipes=recipes, commit=commit_of(Path()), hardware=hardware),
+        scenes={} if scenes is None else read_scenes(scenes),
+        settings={section: values[section] for section in SECTION_TYPES},
+    )
+    write(file, found)
+    trained = ", ".join(f"{name} x{len(variant.hits)}" for name, variant in found.variants.items())
+    click.echo(f"{file}: {trained}; {len(found.groups)} clips of {len(set(found.groups))} scenes")
+
+
+def _numbers(text: str) -> list[int]:
+    """`0-3,7` as numbers."""
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise click.UsageError(f"--seeds {text}: wanted numbers and ranges, such as 0-9 or 0,3,5")
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise click.UsageError(f"--seeds {text}: holds no number; write the smaller one first")
+    return list(dict.fromkeys(found))

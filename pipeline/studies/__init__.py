@@ -1,0 +1,1 @@
+"""Trainings compared over seeds and scenes: does distillation help, and what of it."""

@@ -1,0 +1,60 @@
+"""How sure a mean or a difference is, over the scenes that were filmed and the seeds that were trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with its interval."""
+
+    mean: float
+    low: float
+    """Bound of the 95 % interval: the percentile of the resampled means."""
+    high: float
+    clips: int
+    """Test clips."""
+    groups: int
+    """What was resampled of them: scenes, or single clips."""
+    seeds: int
+
+
+def bootstrap(values: NDArray[np.float64], groups: Sequence[object], *, resamples: int, seed: int) -> Estimate:
+    """Mean of what was found of every clip with every seed, resampled over groups and seeds together.
+
+    Clips of one scene share what makes them easy or hard, and all clips of one training share its luck: drawing whole
+    scenes and whole trainings, with replacement, keeps both. For a paired difference, give differences.
+
+    Args:
+        values: (S, N) of S seeds and N test clips, such as 1 for a hit, or a hit minus another model's.
+        groups: of each clip, what is drawn whole.
+        resamples: draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is no seed or no clip, or as many groups as clips are not given.
+    """
+    seeds, clips = values.shape
+    if min(seeds, clips, resamples) < 1 or len(groups) != clips:
+        raise ValueError(
+            f"bootstrap: found {seeds} seeds, {clips} clips, {len(groups)} groups and {resamples} resamples; wanted at "
+            "least 1 of each, and a group a clip"
+        )
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    member = np.zeros((clips, len(numbers)))
+    member[np.arange(clips), [numbers[group] for group in groups]] = 1
+    sums, sizes = values @ member, member.sum(axis=0)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    drawn_groups = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=resamples)
+    totals = ((drawn_seeds @ sums) * drawn_groups).sum(axis=1)
+    means = totals / (seeds * (drawn_groups @ sizes))
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(
+        mean=float(values.mean()), low=float(low), high=float(high), clips=clips, groups=len(numbers), seeds=seeds
+    )

@@ -1,0 +1,216 @@
+"""Trains the variants of a study with one seed after the other, through the stages themselves.
+
+`<folder>/<subset>/<variant>/<seed>.json` keeps what each training answered; what lies there already is not trained
+again, so a stopped study goes on. Students that have the same teacher share it and its store.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
+from pipeline.clips.files import replacing, sha256_of
+from pipeline.inference.loading import load_recogniser
+from pipeline.inference.tested_clips import clip_logits, protocol_views
+from pipeline.mapping_file import read_json
+from pipeline.params import read_params
+from pipeline.studies.variants import Settings, Variant, settings_for
+from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.version import VERSION
+from stages import baseline, logits, student, teacher
+
+SUBSETS = ("test", "holdout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A prepared run whose trainings are compared."""
+
+    folder: Path
+    """With clips.csv, statistics.json and enhancer.safetensors, as `dvc repro` leaves it."""
+    videos: Path
+    params: Path
+    kept: Path
+    """Folder of everything that the study writes."""
+    subset: str
+    """test, or holdout: the training scenes that prepare.holdout set aside, on which recipes are chosen."""
+    device: torch.device
+
+    @property
+    def clip_index(self) -> Path:
+        """clips.csv."""
+        return self.folder / "clips.csv"
+
+    @property
+    def statistics(self) -> Path:
+        """Of the dark training frames."""
+        return self.folder / "statistics.json"
+
+    @property
+    def root(self) -> Path:
+        """Of what is kept of this subset."""
+        return self.kept / self.subset
+
+    def clips(self) -> list[Clip]:
+        """The clips that are measured; those of the test need a label.
+
+        Raises:
+            ValueError: there are none.
+        """
+        clips = [clip for clip in of_subset(read_clips(self.clip_index), self.subset) if clip.label >= 0]
+        if not clips:
+            raise ValueError(
+                f"{self.clip_index}: holds no labelled {self.subset} clip; "
+                + ("give prepare a labelled test list" if self.subset == "test" else "set prepare.holdout above 0")
+            )
+        return clips
+
+    def record(self, variant: str, seed: int) -> Path:
+        """Where a training's answers are kept."""
+        return self.root / variant / f"{seed}.json"
+
+
+def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> None:
+    """Train and measure every variant with every seed, but for those whose answers are kept already.
+
+    Raises:
+        ValueError: the run is not prepared, or kept answers are of other settings or clips.
+        OSError: a file cannot be read or written.
+    """
+    clips = study.clips()
+    for seed in seeds:
+        for variant in variants:
+            settings = settings_for(read_params(study.params), variant.changes, seed=seed)
+            key = _key(study, variant, settings)
+            kept = study.record(variant.name, seed)
+            if kept.is_file():
+                found = read_json(kept, remedy="remove it to train again", keys=("key",))["key"]
+                if found != key:
+                    raise ValueError(
+                        f"{kept}: is of other settings, clips or of another version; remove the folder "
+                        f"{kept.parent} to train all of it again, or give the variant another name"
+                    )
+                continue
+            started = time.monotonic()
+            checkpoint = _trained(study, variant, settings, seed)
+            answers = _answers(study, variant, settings, checkpoint, clips)
+            record = {
+                "variant": variant.name,
+                "stage": variant.stage,
+                "changes": list(variant.changes),
+                "seed": seed,
+                "key": key,
+                "seconds": round(time.monotonic() - started, 1),
+                "answers": answers,
+            }
+            with replacing(kept) as partial:
+                partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
+            right = sum(answer == clip.label for answer, clip in zip(answers, clips, strict=True))
+            print(
+                f"{study.folder.name} {variant.name} seed {seed}: {right / len(clips):.3f} of {len(clips)}, "
+                f"{record['seconds']:.0f} s",
+                flush=True,
+            )
+
+
+def _key(study: Study, variant: Variant, settings: Settings) -> str:
+    """Of everything that a training's answers depend on, but for the machine."""
+    parts = ["views", "student"] if variant.stage == "baseline" else ["views", "teacher", "enhancer"]
+    parts += ["logits", "student"] if variant.stage == "student" else []
+    inputs = [study.clip_index, study.statistics, study.folder / "enhancer.safetensors"]
+    return _hash(variant.stage, VERSION, settings.of(*parts), [sha256_of(path) for path in inputs])
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _place(study: Study, name: str) -> Path:
+    """A folder for the outs of one stage; decoded and enhanced frames are kept once for all."""
+    folder, frames = study.root / "trained" / name, study.folder / ".work" / "frames"
+    for path in (folder / ".work", frames):
+        path.mkdir(parents=True, exist_ok=True)
+    link = folder / ".work" / "frames"
+    if not link.is_symlink():
+        link.symlink_to(frames.resolve(), target_is_directory=True)
+    return folder
+
+
+def _trained(study: Study, variant: Variant, settings: Settings, seed: int) -> Path:
+    """The checkpoint of a training."""
+    machine: dict[str, Any] = {"compute": settings.configs["compute"], "device": study.device}
+    views = settings.configs["views"]
+    if variant.stage != "baseline":
+        taught = _place(study, f"teacher-{_hash(settings.of('views', 'teacher', 'enhancer'))}-{seed}")
+        if not (taught / "teacher.safetensors").is_file():
+            teacher.run(
+                study.clip_index,
+                study.videos,
+                study.statistics,
+                study.folder / "enhancer.safetensors",
+                *(taught / f"teacher{end}" for end in (".safetensors", ".json", "_curve.csv", "_timings.json")),
+                config=settings.configs["teacher"],
+                enhancer_on=settings.configs["enhancer"].on,
+                views=views,
+                **machine,
+            )
+    if variant.stage == "teacher":
+        return taught / "teacher.safetensors"
+    place = _place(study, f"{variant.name}-{seed}")
+    outs = [place / f"{variant.stage}{end}" for end in (".safetensors", "_curve.csv", "_timings.json")]
+    dark = {"num_views": settings.configs["logits"].views, "views": views, **machine}
+    if variant.stage == "baseline":
+        inputs = (study.clip_index, study.videos, study.statistics)
+        baseline.run(*inputs, *outs, config=settings.configs["baseline"], **dark)
+        return outs[0]
+    store = taught / f"logits-{_hash(settings.of('logits'))}.h5"
+    if not store.is_file():
+        logits.run(
+            study.clip_index,
+            study.videos,
+            taught / "teacher.safetensors",
+            store,
+            config=settings.configs["logits"],
+            mode=views.mode,
+            **machine,
+        )
+    student.run(
+        study.clip_index,
+        study.videos,
+        study.statistics,
+        store,
+        taught / "teacher.json",
+        *outs,
+        config=settings.configs["student"],
+        **dark,
+    )
+    return outs[0]
+
+
+def _answers(study: Study, variant: Variant, settings: Settings, checkpoint: Path, clips: Sequence[Clip]) -> list[int]:
+    """The label that a checkpoint gives each clip."""
+    config, compute = settings.configs["evaluate"], settings.configs["compute"]
+    loaded = load_recogniser(checkpoint, device=study.device, kind=variant.stage, precision=compute.precision)
+    names = class_names_in(read_clips(study.clip_index))
+    if loaded.record.class_names != names:
+        raise ValueError(f"{checkpoint}: class names: found {loaded.record.class_names}, wanted {names}; remove it")
+    found = clip_logits(
+        loaded,
+        clips,
+        study.videos,
+        views=protocol_views(loaded, clips=config.clips, crops=config.crops),
+        over=config.average,
+        batch_size=config.batch_size,
+        workers=compute.workers,
+        cache=cache_policy(work_root(study.clip_index), mode=compute.cache, cache_gb=compute.cache_gb),
+        device=study.device,
+    )
+    answers: list[int] = np.argmax(found, axis=1).tolist()
+    return answers

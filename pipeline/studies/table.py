@@ -1,0 +1,92 @@
+"""Studies as tables: the paper's Table 4, and what a gain has to be more than."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.studies.bootstrap import Estimate, bootstrap
+from pipeline.studies.saved import Saved, pooled, read
+from pipeline.tables.paper_rows import DASH, MODELS
+from pipeline.tables.paper_text import Table
+
+RESAMPLES = 10_000
+DRAWS_SEED = 0
+ORDER = (("student", "teacher"), ("student", "baseline"), ("teacher", "baseline"))
+CONTROLS = ("dark-student", "smoothed", "shuffled")
+
+
+def read_studies(folder: Path) -> list[Saved]:
+    """All studies in a folder, by file name.
+
+    Raises:
+        ValueError: there is none, or a file holds none.
+    """
+    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise ValueError(f"{folder}: holds no study; save one with `dlkdd study save`")
+    return found
+
+
+def tables(studies: Sequence[Saved]) -> list[Table]:
+    """The claim, and the controls where a study has them."""
+    rows = []
+    for pool in dict.fromkeys(study.pool for study in studies):
+        members = [study for study in studies if study.pool == pool]
+        rows += [*members, pooled(members)] if pool and len(members) > 1 else members
+    return [
+        _table("Student, teacher and baseline", rows, MODELS, ORDER),
+        _table(
+            "The student and its controls",
+            [study for study in rows if any(name in study.variants for name in CONTROLS)],
+            ("student", "dark-teacher", *CONTROLS),
+            [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
+        ),
+    ]
+
+
+def _table(title: str, studies: Sequence[Saved], variants: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Table:
+    rows = [
+        (
+            study.title,
+            f"{len(study.groups)} / {len(set(study.groups))}",
+            *(_share(study, name) for name in variants),
+            *(_difference(study, *pair) for pair in pairs),
+        )
+        for study in studies
+    ]
+    header = ("data", "clips / scenes", *variants, *(f"{first} - {second}" for first, second in pairs))
+    return Table(title=title, header=header, rows=tuple(rows), notes=tuple(map(_note, studies)) if rows else ())
+
+
+def share(study: Saved, variant: str) -> Estimate | None:
+    """Top-1 of a variant; None where it was not trained."""
+    if not (seeds := study.seeds(variant)):
+        return None
+    return bootstrap(study.hits(variant, seeds), study.groups, resamples=RESAMPLES, seed=DRAWS_SEED)
+
+
+def difference(study: Saved, first: str, second: str) -> Estimate | None:
+    """Top-1 of one variant minus another's with the same seeds and clips; None without a common seed."""
+    if not (seeds := study.seeds(first, second)):
+        return None
+    values = study.hits(first, seeds) - study.hits(second, seeds)
+    return bootstrap(values, study.groups, resamples=RESAMPLES, seed=DRAWS_SEED)
+
+
+def _share(study: Saved, variant: str) -> str:
+    found = share(study, variant)
+    return DASH if found is None else f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) x{found.seeds}"
+
+
+def _difference(study: Saved, first: str, second: str) -> str:
+    found = difference(study, first, second)
+    return DASH if found is None else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def _note(study: Saved) -> str:
+    hours = sum(trained.seconds for trained in study.variants.values()) / 3600
+    return (
+        f"{study.title}: top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
+        f"{1 / study.classes:.3f}, {study.train_clips} training clips; 95 % intervals by {RESAMPLES} draws of scenes "
+        f"and seeds together; x: seeds; {study.recipes} recipes tried on held-out training scenes before; commit "
+        f"{study.commit}; {study.hardware}; {hours:.1f} h"
+    )

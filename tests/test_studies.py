@@ -1,0 +1,326 @@
+"""Studies: trainings compared over seeds and scenes, from the trainings themselves to the table."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from micro import CPU, Run, small_configs, small_params
+from ruamel.yaml import YAML
+
+from pipeline import presets
+from pipeline.cli import cli
+from pipeline.commands.study import _numbers
+from pipeline.studies import runner
+from pipeline.studies.bootstrap import bootstrap
+from pipeline.studies.runner import Study, train
+from pipeline.studies.saved import Saved, Trained, Words, _groups, gather, pooled, read, read_scenes, write
+from pipeline.studies.table import difference, share, tables
+from pipeline.studies.variants import VARIANTS, settings_for, variant_of
+from pipeline.tables.paper_text import as_markdown
+
+# --- statistics ---
+
+
+def test_a_mean_without_spread_has_no_interval():
+    found = bootstrap(np.ones((3, 8)), list("aabbccdd"), resamples=100, seed=0)
+    assert (found.mean, found.low, found.high) == (1, 1, 1)
+    assert (found.clips, found.groups, found.seeds) == (8, 4, 3)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    """Seeds, scenes and clips each move the answers; 95 % of the intervals ought to hold the mean of all."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(300):
+        of_seed, of_scene = rng.normal(0, 1, (12, 1)), np.repeat(rng.normal(0, 1, 20), 5)
+        values = of_seed + of_scene + rng.normal(0, 2, (12, 100))
+        found = bootstrap(values, np.repeat(np.arange(20), 5).tolist(), resamples=400, seed=trial)
+        held += found.low <= 0 <= found.high
+    assert 0.88 <= held / 300 <= 0.98  # percentiles of 12 seeds are a little too narrow
+
+
+def test_scenes_and_seeds_that_differ_widen_the_interval():
+    def width(values, groups):
+        found = bootstrap(values, groups, resamples=2000, seed=0)
+        return found.high - found.low
+
+    scenes, clips = np.repeat(np.arange(6), 10).tolist(), list(range(60))
+    by_scene = np.tile(np.repeat([0.0, 1.0], 30), (4, 1))
+    assert width(by_scene, scenes) > 2 * width(by_scene, clips)
+    by_seed = np.tile([[0.0], [1.0], [0.0], [1.0]], (1, 60))
+    assert width(by_seed, clips) > 0.7
+    assert width(by_seed[:1], clips) == 0
+
+
+def test_the_mean_is_over_clips_and_not_over_scenes():
+    found = bootstrap(np.array([[1.0, 1.0, 1.0, 0.0]]), list("aaab"), resamples=50, seed=0)
+    assert found.mean == 0.75
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((0, 3), "abc"), ((2, 0), ""), ((2, 3), "ab")])
+def test_a_bootstrap_of_nothing_is_refused(shape, groups):
+    with pytest.raises(ValueError, match="bootstrap: found"):
+        bootstrap(np.zeros(shape), list(groups), resamples=10, seed=0)
+
+
+# --- variants ---
+
+
+def test_a_variant_is_found_by_name_or_made_of_its_changes():
+    assert variant_of("smoothed") is VARIANTS["smoothed"]
+    made = variant_of("squared student student.scale_by_temperature_squared=true logits.views=1")
+    assert (made.name, made.stage) == ("squared", "student")
+    assert made.changes == ("student.scale_by_temperature_squared=true", "logits.views=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "wanted one of baseline"),
+        ("bright", "wanted one of baseline"),
+        ("x pupil student.lr=1", "found the stage 'pupil'"),
+        ("student student student.lr=1", "wanted a new name"),
+        ("../x student student.lr=1", "wanted a new name"),
+    ],
+)
+def test_an_unknown_variant_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        variant_of(text)
+
+
+def test_settings_take_the_changes_and_one_seed_for_all_that_training_draws():
+    params = small_params()
+    found = settings_for(params, ("student.kd_weight=3",), seed=7)
+    assert found.configs["student"].kd_weight == 3.0
+    assert {found.values[section]["seed"] for section in ("views", "teacher", "student")} == {7}
+    assert found.values["render"]["seed"] == found.values["enhancer"]["seed"] == 0
+    assert found.configs["baseline"].seed == 7
+    assert params["student"]["kd_weight"] == 1.5
+    with pytest.raises(ValueError, match=r"unknown key 'student\.colour'"):
+        settings_for(params, ("student.colour=3",), seed=0)
+
+
+# --- trainings ---
+
+TWO = {"render": {"train_clips_per_class": 2}}
+"""Of each class, so that logits can be shuffled within it."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A run as `dvc repro enhancer` leaves it, with its params.yaml."""
+    root = tmp_path_factory.mktemp("studies")
+    params, configs = small_params(**TWO), small_configs(**TWO)
+    run = Run(root / "data" / "demo", configs)
+    run.render()
+    run.prepare(presets.demo()["inputs"]["demo"]["classes"])
+    run.enhancer()
+    params["inputs"]["demo"]["videos"] = str(run.videos)
+    presets.write_params(root / "params.yaml", params, name="demo", force=True)
+    return root
+
+
+@pytest.fixture
+def study(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    folder = tmp_path / "copy" / "data" / "demo"
+    return Study(
+        folder=folder,
+        videos=folder / "rendered/videos",
+        params=tmp_path / "copy" / "params.yaml",
+        kept=folder / "study",
+        subset="test",
+        device=CPU,
+    )
+
+
+def answers(study, variant, seed):
+    return json.loads(study.record(variant, seed).read_text())["answers"]
+
+
+def test_a_study_answers_as_the_stages_do_and_trains_nothing_twice(study, monkeypatch, capsys):
+    variants = [VARIANTS[name] for name in ("baseline", "teacher", "student")]
+    train(study, variants, [0])
+    assert "demo student seed 0: 0." in capsys.readouterr().out
+    run = Run(study.folder, small_configs(**TWO))
+    for stage in ("teacher", "logits", "student", "baseline", "evaluate"):
+        getattr(run, stage)()
+    with (study.folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [presets.demo()["inputs"]["demo"]["classes"][label] for label in answers(study, "student", 0)]
+    assert names == [row["student"] for row in rows]
+    assert [clip.id for clip in study.clips()] == [row["id"] for row in rows]
+    for stage in ("teacher", "logits", "student", "baseline"):
+        monkeypatch.setattr(getattr(runner, stage), "run", None)
+    capsys.readouterr()
+    train(study, variants, [0])
+    assert capsys.readouterr().out == ""
+
+
+def test_controls_share_the_teacher_and_are_trainings_of_their_own(study):
+    names = ("student", "smoothed", "shuffled", "dark-teacher", "dark-student")
+    train(study, [VARIANTS[name] for name in names], [3])
+    trained = {path.name for path in (study.root / "trained").iterdir()}
+    assert len([name for name in trained if name.startswith("teacher-")]) == 2
+    assert {"student-3", "smoothed-3", "shuffled-3", "dark-student-3"} <= trained
+    students = [study.root / f"trained/{name}-3/student.safetensors" for name in names if name != "dark-teacher"]
+    assert len({path.read_bytes() for path in students}) == 4
+
+
+def test_another_seed_and_other_settings_are_other_trainings(study):
+    train(study, [VARIANTS["baseline"]], [0, 1])
+    folders = [study.root / "trained" / f"baseline-{seed}" / "baseline.safetensors" for seed in (0, 1)]
+    assert folders[0].read_bytes() != folders[1].read_bytes()
+    params = YAML(typ="safe").load(study.params.read_text())
+    params["student"]["lr"] = 0.5
+    presets.write_params(study.params, params, name="demo", force=True)
+    with pytest.raises(ValueError, match=r"baseline/0\.json: is of other settings, .*; remove the folder"):
+        train(study, [VARIANTS["baseline"]], [0])
+    with pytest.raises(ValueError, match=r"clips\.csv: holds no labelled holdout clip; set prepare\.holdout"):
+        train(dataclasses.replace(study, subset="holdout"), [VARIANTS["baseline"]], [0])
+
+
+# --- saved, and in a table ---
+
+WORDS = Words(title="night", pool="", recipes=2, commit="abc", hardware="a machine")
+
+
+def saved(**variants):
+    """Eight clips of four scenes, two seeds; hits as texts by variant."""
+    return Saved(
+        **dataclasses.asdict(WORDS),
+        subset="test",
+        classes=4,
+        train_clips=20,
+        groups=tuple("aabbccdd"),
+        settings={},
+        variants={
+            name: Trained(changes=(), seconds=1800.0, hits={str(seed): hits for seed, hits in enumerate(texts)})
+            for name, texts in variants.items()
+        },
+    )
+
+
+def test_a_difference_is_paired_by_seed_and_clip():
+    found = saved(student=("11110000", "11111111"), baseline=("11100000", "11111110"), teacher=("11110000",))
+    assert share(found, "student").mean == 12 / 16
+    gain = difference(found, "student", "baseline")
+    assert (gain.mean, gain.seeds, gain.groups) == (2 / 16, 2, 4)
+    assert difference(found, "student", "teacher").mean == 0  # of the one seed that both have
+    assert difference(found, "student", "teacher").seeds == 1
+    assert difference(found, "student", "smoothed") is None
+
+
+def test_the_table_shows_means_intervals_and_dashes():
+    table, controls = tables([saved(student=("11110000",), baseline=("11100000",))])
+    (row,) = table.rows
+    assert row[:2] == ("night", "8 / 4")
+    assert row[2].startswith("0.375 (")
+    assert row[3] == "-"
+    assert row[5] == "-"
+    assert row[6].startswith("+0.125 (")
+    assert controls.rows == ()
+    assert "2 recipes tried on held-out training scenes before" in table.notes[0]
+    assert "1.0 h" in table.notes[0]
+    assert "| night | 8 / 4 | 0.375 (" in as_markdown([table])
+    controls = tables([saved(student=("11110000",), shuffled=("11100000",))])[1]
+    assert controls.rows[0][controls.header.index("student - shuffled")].startswith("+0.125 (")
+
+
+def test_splits_of_one_data_set_share_a_row():
+    first = dataclasses.replace(saved(student=("11110000", "11111111"), baseline=("11110000",)), pool="all nights")
+    second = dataclasses.replace(
+        saved(student=("11000000",), baseline=("10000000",), teacher=("10000000",)), title="late", pool="all nights"
+    )
+    table = tables([first, second, saved(student=("11110000",))])[0]
+    assert [row[0] for row in table.rows] == ["night", "late", "all nights", "night"]
+    both = pooled([first, second])
+    assert both.groups == tuple("aabbccdd" * 2)
+    assert both.variants["student"].hits == {"0": "1111000011000000"}
+    assert set(both.variants) == {"student", "baseline"}
+    assert difference(both, "student", "baseline").mean == 1 / 16
+    assert difference(both, "student", "baseline").groups == 4
+    with pytest.raises(ValueError, match="late: found test clips of 5 classes, wanted those of night, test and 4"):
+        pooled([first, dataclasses.replace(second, classes=5)])
+
+
+def test_a_clip_without_a_scene_is_its_own_and_not_named(study):
+    clips = [dataclasses.replace(clip, scene=clip.id) for clip in study.clips()]
+    groups = _groups(clips, {})
+    assert len(set(groups)) == len(clips)
+    assert not any(clip.id in group or group in clip.id for clip, group in zip(clips, groups, strict=True))
+    assert _groups(clips, {clips[0].id: "yard"})[0] == "yard"
+
+
+def test_a_study_reads_back_and_a_damaged_file_is_named(tmp_path):
+    path, found = tmp_path / "night.json", saved(student=("11110000",))
+    write(path, found)
+    assert read(path) == found
+    sound = json.loads(path.read_text())
+    for change, said in (
+        ({"variants": {"student": {"hits": {}}}}, "is no study"),
+        ({"variants": []}, "is no study"),
+        ({"groups": ["a", "b"]}, "holds no hits of 2 clips"),
+        ({"variants": {"student": {"changes": [], "seconds": 1, "hits": {"0": "1111000x"}}}}, "holds no hits of 8"),
+        ({"variants": {"student": {"changes": [], "seconds": 1, "hits": {"x": "11110000"}}}}, "student, seed x"),
+    ):
+        path.write_text(json.dumps(sound | change))
+        with pytest.raises(ValueError, match=rf"night\.json: .*{said}.*; save the study again"):
+            read(path)
+
+
+def test_scenes_come_from_a_table_where_names_do_not_tell_them(study, tmp_path):
+    train(study, [VARIANTS["baseline"]], [0, 1])
+    clips = study.clips()
+    table = tmp_path / "scenes.tsv"
+    table.write_text("path\tclass\tscene\n" + "".join(f"{clip.id}\tx\tone\n" for clip in clips[:5]))
+    given = {"settings": {}}
+    found = gather(study, WORDS, scenes=read_scenes(table), **given)
+    assert found.groups[:5] == ("one",) * 5
+    assert len(set(gather(study, WORDS, scenes={}, **given).groups)) == len({clip.scene for clip in clips})
+    right = sum(answer == clip.label for answer, clip in zip(answers(study, "baseline", 1), clips, strict=True))
+    assert found.variants["baseline"].hits["1"].count("1") == right
+    for text, said in (("a,b\n", "found the columns"), ("", "found the columns")):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=rf"scenes\.tsv: {said}"):
+            read_scenes(table)
+    table.write_bytes(b"path\xff")
+    with pytest.raises(ValueError, match=r"scenes\.tsv: is no UTF-8"):
+        read_scenes(table)
+    shutil.rmtree(study.root)
+    with pytest.raises(ValueError, match=r"study/test: holds no training; run `dlkdd study run demo`"):
+        gather(study, WORDS, scenes={}, **given)
+
+
+def test_the_commands_train_save_and_print(study, monkeypatch):
+    monkeypatch.chdir(study.params.parent)
+    for command in (
+        ["study", "run", "demo", "--seeds", "0", "--variant", "baseline"],
+        ["study", "run", "demo", "--seeds", "0", "--variant", "free student student.kd_weight=0"],
+        ["study", "save", "demo", "studies/night.json", "--title", "the night", "--recipes", "3"],
+        ["table", "--studies", "studies"],
+        ["table", "--studies", "studies", "--format", "latex"],
+    ):
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 0, (result.output, result.exception)
+    assert "the night" in result.output
+    found = read(study.params.parent / "studies/night.json")
+    # without soft targets the student is the baseline
+    assert found.variants["free"].hits == found.variants["baseline"].hits
+    assert found.variants["free"].changes == ("student.kd_weight=0",)
+    assert CliRunner().invoke(cli, ["table", "--studies", "studies", "demo"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("0-3", [0, 1, 2, 3]), ("5", [5]), ("1,4-5,1", [1, 4, 5])])
+def test_seeds_are_numbers_and_ranges(text, numbers):
+    assert _numbers(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-3", "3-1", "1,,2"])
+def test_other_seeds_are_wrong_usage(text):
+    result = CliRunner().invoke(cli, ["study", "run", "demo", "--seeds", text])
+    assert result.exit_code != 0
