@@ -287,6 +287,8 @@ COMMANDS = {
     "student": [["student", *TRAINS, "--store", "x", "--teacher-card", "x"]],
     "baseline": [["baseline", *TRAINS]],
     "live": [["live", *TRAINS, "--teacher", "x"]],
+    "study run": [["study", "run", EVIL], ["study", "run", "night", "--variant", EVIL]],
+    "study save": [["study", "save", EVIL, "x.json"]],
     "evaluate": [evaluated(), evaluated("--clips", EVIL), evaluated("--baseline", "stranger.safetensors")],
     "report": [["report", "--out", "r.html", "--folder", folder] for folder in ("data/night", EVIL)],
     "table": [["table", EVIL], ["table", "--paper"], ["table", "--paper", "--format", "latex"]],

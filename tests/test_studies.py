@@ -180,6 +180,9 @@ def test_another_seed_and_other_settings_are_other_trainings(study):
     presets.write_params(study.params, params, name="demo", force=True)
     with pytest.raises(ValueError, match=r"baseline/0\.json: is of other settings, .*; remove the folder"):
         train(study, [VARIANTS["baseline"]], [0])
+    study.statistics.unlink()
+    with pytest.raises(ValueError, match=r"statistics\.json: no such file; run `dvc repro enhancer@demo` first"):
+        train(study, [VARIANTS["baseline"]], [0])
     with pytest.raises(ValueError, match=r"clips\.csv: holds no labelled holdout clip; set prepare\.holdout"):
         train(dataclasses.replace(study, subset="holdout"), [VARIANTS["baseline"]], [0])
 

@@ -125,6 +125,9 @@ def _key(study: Study, variant: Variant, settings: Settings) -> str:
     parts = ["views", "student"] if variant.stage == "baseline" else ["views", "teacher", "enhancer"]
     parts += ["logits", "student"] if variant.stage == "student" else []
     inputs = [study.clip_index, study.statistics, study.folder / "enhancer.safetensors"]
+    for path in inputs:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; run `dvc repro enhancer@{study.folder.name}` first")
     return _hash(variant.stage, VERSION, settings.of(*parts), [sha256_of(path) for path in inputs])
 
 
