@@ -224,6 +224,7 @@ class EnhancerConfig:
         _seed("enhancer.seed", self.seed)
 
 
+SOFT_TARGETS = ("teacher", "smoothed", "shuffled")
 MODELS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_tiny", "r3d_18", "mc3_18", "swin3d_b")
 
 
@@ -356,7 +357,7 @@ class StudentConfig(ClassifierConfig):
         _share("student.kd_decay", self.kd_decay)
         _above("student.kd_decay", self.kd_decay, 0)
         _above("student.temperature", self.temperature, 0)
-        _one_of("student.soft_targets", self.soft_targets, ("teacher", "smoothed", "shuffled"))
+        _one_of("student.soft_targets", self.soft_targets, SOFT_TARGETS)
         _one_of("student.pixel_check", self.pixel_check, ("strict", "warn"))
 
 

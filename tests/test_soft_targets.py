@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.distillation.soft_targets import KINDS, gap_of_entropy, mean_entropy, soft_targets, within_classes
+from pipeline.config import SOFT_TARGETS
+from pipeline.distillation.soft_targets import gap_of_entropy, mean_entropy, soft_targets, within_classes
 
 CLASSES = ("Jump", "Run", "Walk")
 CLIPS = [SimpleNamespace(id=f"{CLASSES[n % 3]}/{n}.mp4", label=n % 3) for n in range(12)]
@@ -87,5 +88,5 @@ def test_the_gap_gives_its_entropy_back(classes):
 
 
 def test_an_unknown_kind_is_refused(store):
-    with pytest.raises(ValueError, match=f"found 'labels', wanted one of {', '.join(KINDS)}"):
+    with pytest.raises(ValueError, match=f"found 'labels', wanted one of {', '.join(SOFT_TARGETS)}"):
         soft_targets("labels", store, CLIPS, temperature=5.0, seed=0)

@@ -3,7 +3,11 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,8 @@ from pipeline.studies.saved import Saved, Trained, Words, _groups, gather, poole
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
 from pipeline.tables.paper_text import as_markdown
+
+ROOT = Path(__file__).parents[1]
 
 # --- statistics ---
 
@@ -169,6 +175,34 @@ def test_controls_share_the_teacher_and_are_trainings_of_their_own(study):
     assert {"student-3", "smoothed-3", "shuffled-3", "dark-student-3"} <= trained
     students = [study.root / f"trained/{name}-3/student.safetensors" for name in names if name != "dark-teacher"]
     assert len({path.read_bytes() for path in students}) == 4
+
+
+def test_a_run_prepared_anew_shares_no_teacher_with_what_it_was(study):
+    train(study, [VARIANTS["teacher"]], [0])
+    text = study.statistics.read_text()
+    study.statistics.write_text(text + "\n")
+    with pytest.raises(ValueError, match=r"teacher/0\.json: is of other settings, clips"):
+        train(study, [VARIANTS["teacher"]], [0])
+    shutil.rmtree(study.root / "teacher")
+    train(study, [VARIANTS["teacher"]], [0])
+    assert len(list((study.root / "trained").glob("teacher-*"))) == 2
+
+
+def test_two_studies_at_once_answer_as_one_after_the_other(study, tmp_path):
+    other = shutil.copytree(study.params.parent, tmp_path / "other")
+    variants = ["--variant", "student", "--variant", "baseline"]
+
+    def start(seeds, cwd):
+        command = [sys.executable, "-m", "pipeline", "study", "run", "demo", "--seeds", seeds, *variants]
+        return subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+    started = [start("0", study.params.parent), start("1", study.params.parent)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert start("0-1", other).wait() == 0
+    alone = dataclasses.replace(study, kept=other / "data/demo/study")
+    for variant in ("student", "baseline"):
+        for seed in (0, 1):
+            assert answers(study, variant, seed) == answers(alone, variant, seed)
 
 
 def test_another_seed_and_other_settings_are_other_trainings(study):

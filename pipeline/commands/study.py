@@ -2,11 +2,17 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.options import FOLDER, PATH, machine, params_option, run_names
 from pipeline.params import read_inputs, read_params
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.studies.runner import Study
 
 SUBSET = click.option(
     "--on",
@@ -60,19 +66,12 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
     Example:
       dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
     """  # noqa: D301
-    from pipeline.studies.runner import Study, train
+    from pipeline.studies.runner import train
     from pipeline.studies.variants import variant_of
 
     chosen = machine(params)
     train(
-        Study(
-            folder=Path("data") / run,
-            videos=Path(read_inputs(params, run).videos),
-            params=params,
-            kept=folder or Path("data") / run / "study",
-            subset=subset,
-            device=chosen["device"],
-        ),
+        _prepared(run, folder, subset, params, chosen["device"]),
         [variant_of(text) for text in variants],
         _numbers(seeds),
     )
@@ -110,20 +109,12 @@ def save(
     from pipeline.config import SECTION_TYPES
     from pipeline.inference.cost import device_name
     from pipeline.pages.report_origin import commit_of
-    from pipeline.studies.runner import Study
     from pipeline.studies.saved import Words, gather, read_scenes, write
 
     values, chosen = read_params(params), machine(params)
     hardware = f"{device_name(chosen['device'])}, {chosen['compute'].threads} threads, {chosen['compute'].precision}"
     found = gather(
-        Study(
-            folder=Path("data") / run,
-            videos=Path(read_inputs(params, run).videos),
-            params=params,
-            kept=folder or Path("data") / run / "study",
-            subset=subset,
-            device=chosen["device"],
-        ),
+        _prepared(run, folder, subset, params, chosen["device"]),
         Words(title=title or run, pool=pool, recipes=recipes, commit=commit_of(Path()), hardware=hardware),
         scenes={} if scenes is None else read_scenes(scenes),
         settings={section: values[section] for section in SECTION_TYPES},
@@ -131,6 +122,15 @@ def save(
     write(file, found)
     trained = ", ".join(f"{name} x{len(variant.hits)}" for name, variant in found.variants.items())
     click.echo(f"{file}: {trained}; {len(found.groups)} clips of {len(set(found.groups))} scenes")
+
+
+def _prepared(run: str, folder: Path | None, subset: str, params: Path, device: "torch.device") -> "Study":
+    """The study of a run."""
+    from pipeline.studies.runner import Study
+
+    data = Path("data") / run
+    videos = Path(read_inputs(params, run).videos)
+    return Study(folder=data, videos=videos, params=params, kept=folder or data / "study", subset=subset, device=device)
 
 
 def _numbers(text: str) -> list[int]:

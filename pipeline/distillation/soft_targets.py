@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pipeline.clips.clip_index import Clip
+from pipeline.config import SOFT_TARGETS
 from pipeline.distillation.logit_store import LogitStore
 from pipeline.distillation.replay import stored_logits
 
-KINDS = ("teacher", "smoothed", "shuffled")
 HALVINGS = 60
 
 
@@ -50,7 +50,7 @@ def soft_targets(kind: str, store: LogitStore, clips: Sequence[Clip], *, tempera
         entropy = mean_entropy(store, clips, temperature=temperature)
         gap = temperature * gap_of_entropy(entropy, len(store.class_names))
         return _Smoothed(labels=torch.tensor([clip.label for clip in clips]), gap=gap, width=len(store.class_names))
-    raise ValueError(f"student.soft_targets: found {kind!r}, wanted one of {', '.join(KINDS)}")
+    raise ValueError(f"student.soft_targets: found {kind!r}, wanted one of {', '.join(SOFT_TARGETS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,10 @@ from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params
 from pipeline.studies.variants import Settings, Variant, settings_for
+from pipeline.training.classification import weights_files
 from pipeline.training.work_folder import cache_policy, work_root
 from pipeline.version import VERSION
 from stages import baseline, logits, student, teacher
-
-SUBSETS = ("test", "holdout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +123,24 @@ def _key(study: Study, variant: Variant, settings: Settings) -> str:
     """Of everything that a training's answers depend on, but for the machine."""
     parts = ["views", "student"] if variant.stage == "baseline" else ["views", "teacher", "enhancer"]
     parts += ["logits", "student"] if variant.stage == "student" else []
+    test = settings.configs["evaluate"]
+    return _hash(variant.stage, _inputs(study, settings, parts), test.clips, test.crops, test.average)
+
+
+def _inputs(study: Study, settings: Settings, parts: Sequence[str]) -> list[Any]:
+    """What stages make their outs from: version, precision, these sections, and the files' hashes."""
     inputs = [study.clip_index, study.statistics, study.folder / "enhancer.safetensors"]
     for path in inputs:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; run `dvc repro enhancer@{study.folder.name}` first")
-    return _hash(variant.stage, VERSION, settings.of(*parts), [sha256_of(path) for path in inputs])
+    weights = [
+        file
+        for part in parts
+        if part in ("teacher", "student")
+        for file in weights_files(settings.values[part]["weights"])
+    ]
+    files = [sha256_of(path) for path in (*inputs, *weights)]
+    return [VERSION, settings.configs["compute"].precision, settings.of(*parts), files]
 
 
 def _hash(*parts: Any) -> str:
@@ -151,8 +163,10 @@ def _trained(study: Study, variant: Variant, settings: Settings, seed: int) -> P
     machine: dict[str, Any] = {"compute": settings.configs["compute"], "device": study.device}
     views = settings.configs["views"]
     if variant.stage != "baseline":
-        taught = _place(study, f"teacher-{_hash(settings.of('views', 'teacher', 'enhancer'))}-{seed}")
-        if not (taught / "teacher.safetensors").is_file():
+        made_from = _inputs(study, settings, ("views", "teacher", "enhancer"))
+        taught = _place(study, f"teacher-{_hash(made_from)}-{seed}")
+        # the stage writes its card last
+        if not (taught / "teacher.json").is_file():
             teacher.run(
                 study.clip_index,
                 study.videos,
