@@ -21,7 +21,7 @@ from pipeline.commands.study import _numbers
 from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.runner import Study, train
-from pipeline.studies.saved import Saved, Trained, Words, _groups, gather, pooled, read, read_scenes, write
+from pipeline.studies.saved import Saved, Trained, Words, _groups, added, gather, pooled, read, read_scenes, write
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
 from pipeline.tables.paper_text import as_markdown
@@ -141,6 +141,7 @@ def study(prepared, tmp_path):
         kept=folder / "study",
         subset="test",
         device=CPU,
+        commit="abc",
     )
 
 
@@ -223,13 +224,14 @@ def test_another_seed_and_other_settings_are_other_trainings(study):
 
 # --- saved, and in a table ---
 
-WORDS = Words(title="night", pool="", recipes=2, commit="abc", hardware="a machine")
+WORDS = Words(title="night", pool="", recipes=2, hardware="a machine")
 
 
 def saved(**variants):
     """Eight clips of four scenes, two seeds; hits as texts by variant."""
     return Saved(
         **dataclasses.asdict(WORDS),
+        commit="abc",
         subset="test",
         classes=4,
         train_clips=20,
@@ -283,6 +285,42 @@ def test_splits_of_one_data_set_share_a_row():
     assert difference(both, "student", "baseline").groups == 4
     with pytest.raises(ValueError, match="late: found test clips of 5 classes, wanted those of night, test and 4"):
         pooled([first, dataclasses.replace(second, classes=5)])
+
+
+def test_trainings_of_several_machines_come_together_in_one_file():
+    one = saved(student=("11110000", "11111111"), baseline=("11110000",))
+    more = Trained(changes=(), seconds=100.0, hits={"1": "11111111", "7": "00001111"})
+    other = dataclasses.replace(
+        one, commit="def; abc", hardware="another", recipes=4, variants={"student": more, "shuffled": more}
+    )
+    both = added(one, other)
+    assert both.variants["student"].hits == {"0": "11110000", "1": "11111111", "7": "00001111"}
+    assert both.variants["student"].seconds == 1800 + 50  # seed 1 is not paid twice
+    assert both.variants["baseline"] == one.variants["baseline"]
+    assert both.variants["shuffled"] == more
+    assert (both.commit, both.hardware, both.recipes) == ("abc; def", "a machine; another", 4)
+    assert added(both, both) == both
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"subset": "holdout"}, "subset: found holdout, wanted test"),
+        ({"classes": 5}, "classes: found 5, wanted 4"),
+        ({"train_clips": 21}, "training clips: found 21, wanted 20"),
+        ({"groups": tuple("aabbccde")}, "scenes: found 5 of 8 clips, wanted those of the file"),
+        ({"groups": tuple("aabbccddd")}, "scenes: found 4 of 9 clips, wanted those of the file"),
+        ({"settings": {"student": {"lr": 2}}}, r"settings: found student\.lr: 2, wanted student\.lr: 1 of the file"),
+        ({"settings": {}}, r"settings: found student\.lr: None, wanted student\.lr: 1 of the file"),
+        ({"variants": {"student": Trained(changes=("a",), seconds=1, hits={})}}, "student: found the changes"),
+        ({"variants": {"student": Trained(changes=(), seconds=1, hits={"0": "0" * 8})}}, "student, seed 0: found"),
+    ],
+)
+def test_trainings_of_another_study_are_not_added(change, said):
+    kept = dataclasses.replace(saved(student=("11110000",)), settings={"student": {"lr": 1, "seed": 3}})
+    assert added(kept, dataclasses.replace(kept, settings={"student": {"lr": 1, "seed": 4}})).variants == kept.variants
+    with pytest.raises(ValueError, match=f"night: .*{said}|{said}"):
+        added(kept, dataclasses.replace(kept, **change))
 
 
 def test_a_clip_without_a_scene_is_its_own_and_not_named(study):
@@ -339,6 +377,7 @@ def test_the_commands_train_save_and_print(study, monkeypatch):
         ["study", "run", "demo", "--seeds", "0", "--variant", "baseline"],
         ["study", "run", "demo", "--seeds", "0", "--variant", "free student student.kd_weight=0"],
         ["study", "save", "demo", "studies/night.json", "--title", "the night", "--recipes", "3"],
+        ["study", "save", "demo", "studies/night.json", "--title", "the night", "--recipes", "3", "--add"],
         ["table", "--studies", "studies"],
         ["table", "--studies", "studies", "--format", "latex"],
     ):

@@ -86,6 +86,7 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
 @click.option(
     "--recipes", type=click.IntRange(0), default=0, show_default=True, help="Settings tried on holdout before."
 )
+@click.option("--add", is_flag=True, help="Keep the trainings that FILE holds already, of other seeds or variants.")
 @FOLDER_OPTION
 @SUBSET
 @params_option
@@ -96,11 +97,14 @@ def save(
     pool: str,
     scenes: Path | None,
     recipes: int,
+    add: bool,
     folder: Path | None,
     subset: str,
     params: Path,
 ) -> None:
     """Write everything that was found of RUN into FILE, json, for `dlkdd table --studies`.
+
+    With --add, one file gathers the seeds that several machines have trained.
 
     \b
     Example:
@@ -108,17 +112,18 @@ def save(
     """  # noqa: D301
     from pipeline.config import SECTION_TYPES
     from pipeline.inference.cost import device_name
-    from pipeline.pages.report_origin import commit_of
-    from pipeline.studies.saved import Words, gather, read_scenes, write
+    from pipeline.studies.saved import Words, added, gather, read, read_scenes, write
 
     values, chosen = read_params(params), machine(params)
     hardware = f"{device_name(chosen['device'])}, {chosen['compute'].threads} threads, {chosen['compute'].precision}"
     found = gather(
         _prepared(run, folder, subset, params, chosen["device"]),
-        Words(title=title or run, pool=pool, recipes=recipes, commit=commit_of(Path()), hardware=hardware),
+        Words(title=title or run, pool=pool, recipes=recipes, hardware=hardware),
         scenes={} if scenes is None else read_scenes(scenes),
         settings={section: values[section] for section in SECTION_TYPES},
     )
+    if add and file.exists():
+        found = added(read(file), found)
     write(file, found)
     trained = ", ".join(f"{name} x{len(variant.hits)}" for name, variant in found.variants.items())
     click.echo(f"{file}: {trained}; {len(found.groups)} clips of {len(set(found.groups))} scenes")
@@ -126,11 +131,20 @@ def save(
 
 def _prepared(run: str, folder: Path | None, subset: str, params: Path, device: "torch.device") -> "Study":
     """The study of a run."""
+    from pipeline.pages.report_origin import commit_of
     from pipeline.studies.runner import Study
 
     data = Path("data") / run
     videos = Path(read_inputs(params, run).videos)
-    return Study(folder=data, videos=videos, params=params, kept=folder or data / "study", subset=subset, device=device)
+    return Study(
+        folder=data,
+        videos=videos,
+        params=params,
+        kept=folder or data / "study",
+        subset=subset,
+        device=device,
+        commit=commit_of(Path(__file__).parents[2]),
+    )
 
 
 def _numbers(text: str) -> list[int]:

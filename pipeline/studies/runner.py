@@ -41,6 +41,8 @@ class Study:
     subset: str
     """test, or holdout: the training scenes that prepare.holdout set aside, on which recipes are chosen."""
     device: torch.device
+    commit: str
+    """Of the code that trains, for the record."""
 
     @property
     def clip_index(self) -> Path:
@@ -106,6 +108,7 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
                 "changes": list(variant.changes),
                 "seed": seed,
                 "key": key,
+                "commit": study.commit,
                 "seconds": round(time.monotonic() - started, 1),
                 "answers": answers,
             }

@@ -18,6 +18,7 @@ from pipeline.mapping_file import read_json
 from pipeline.studies.runner import Study
 
 REMEDY = "save the study again"
+TRAIN_AGAIN = "remove it to train again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Saved:
     recipes: int
     """Settings that were tried on held-out training scenes before."""
     commit: str
+    """Of the code that trained; several are separated by semicolons."""
     hardware: str
     settings: Mapping[str, Any]
     """Sections of params.yaml."""
@@ -74,8 +76,6 @@ class Words:
     """What the row is called that the study shares with others; empty for none."""
     recipes: int
     """Settings that were tried on held-out training scenes before."""
-    commit: str
-    """Of the code."""
     hardware: str
 
 
@@ -94,11 +94,13 @@ def gather(study: Study, words: Words, *, scenes: Mapping[str, str], settings: M
     clips = study.clips()
     folders = sorted(path for path in study.root.glob("*") if path.is_dir() and path.name != "trained")
     variants = {folder.name: _gathered(folder, clips) for folder in folders if any(folder.glob("*.json"))}
+    commits = [_record(path)["commit"] for folder in folders for path in sorted(folder.glob("*.json"))]
     if not variants:
         raise ValueError(f"{study.root}: holds no training; run `dlkdd study run {study.folder.name}` first")
     everyone = read_clips(study.clip_index)
     return Saved(
         **asdict(words),
+        commit="; ".join(sorted(set(commits))),
         subset=study.subset,
         classes=len(class_names_in(everyone)),
         train_clips=len(of_subset(everyone, "train")),
@@ -109,14 +111,18 @@ def gather(study: Study, words: Words, *, scenes: Mapping[str, str], settings: M
 
 
 def _gathered(folder: Path, clips: Sequence[Clip]) -> Trained:
-    remedy, seconds, hits = "remove it to train again", 0.0, {}
+    seconds, hits = 0.0, {}
     for path in sorted(folder.glob("*.json")):
-        record = read_json(path, remedy=remedy, keys=("answers", "changes", "seconds"))
+        record = _record(path)
         if len(record["answers"]) != len(clips):
-            raise ValueError(f"{path}: found {len(record['answers'])} answers, wanted {len(clips)}; {remedy}")
+            raise ValueError(f"{path}: found {len(record['answers'])} answers, wanted {len(clips)}; {TRAIN_AGAIN}")
         seconds += record["seconds"]
         hits[path.stem] = _hits(record["answers"], clips)
     return Trained(changes=tuple(record["changes"]), seconds=round(seconds, 1), hits=hits)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return read_json(path, remedy=TRAIN_AGAIN, keys=("answers", "changes", "commit", "seconds"))
 
 
 def _hits(answers: Sequence[int], clips: Sequence[Clip]) -> str:
@@ -166,6 +172,74 @@ def pooled(studies: Sequence[Saved]) -> Saved:
         groups=tuple(group for study in studies for group in study.groups),
         variants=variants,
     )
+
+
+def added(kept: Saved, new: Saved) -> Saved:
+    """A saved study with the trainings of another session or machine added.
+
+    What is said of the study (title, pool, scenes, recipes) is the newer one's; commits and hardware are of both.
+
+    Raises:
+        ValueError: they are not of the same clips, classes and settings, or hold other answers of the same training.
+    """
+    for name, found, wanted in (
+        ("subset", new.subset, kept.subset),
+        ("classes", new.classes, kept.classes),
+        ("training clips", new.train_clips, kept.train_clips),
+        ("settings", *_first_difference(_of_trainings(new), _of_trainings(kept))),
+    ):
+        if found != wanted:
+            raise ValueError(f"{new.title}: {name}: found {found}, wanted {wanted} of the file; save to another file")
+    if new.groups != kept.groups:
+        raise ValueError(
+            f"{new.title}: scenes: found {len(set(new.groups))} of {len(new.groups)} clips, wanted those of the file, "
+            f"{len(set(kept.groups))} of {len(kept.groups)}; save to another file"
+        )
+    variants = dict(kept.variants)
+    for name, trained in new.variants.items():
+        variants[name] = _joined(name, variants[name], trained) if name in variants else trained
+    return dataclasses.replace(
+        new,
+        commit=_both(kept.commit, new.commit),
+        hardware=_both(kept.hardware, new.hardware),
+        variants=variants,
+    )
+
+
+def _joined(name: str, kept: Trained, new: Trained) -> Trained:
+    if kept.changes != new.changes:
+        raise ValueError(f"{name}: found the changes {new.changes}, wanted {kept.changes} of the file; rename it")
+    for seed in sorted(set(kept.hits) & set(new.hits), key=int):
+        if kept.hits[seed] != new.hits[seed]:
+            raise ValueError(f"{name}, seed {seed}: found other answers than in the file; train other seeds")
+    doubles = [seed for seed in new.hits if seed in kept.hits]
+    share = 1 - len(doubles) / len(new.hits)
+    return Trained(
+        changes=new.changes,
+        seconds=round(kept.seconds + new.seconds * share, 1),
+        hits={**kept.hits, **new.hits},
+    )
+
+
+def _of_trainings(saved: Saved) -> dict[str, Any]:
+    """The settings that a training's answers depend on."""
+    return {
+        f"{section}.{key}": value
+        for section in ("prepare", "views", "enhancer", "teacher", "logits", "student")
+        for key, value in saved.settings.get(section, {}).items()
+        if key != "seed"
+    }
+
+
+def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:
+    for key in sorted(set(found) | set(wanted)):
+        if found.get(key) != wanted.get(key):
+            return f"{key}: {found.get(key)}", f"{key}: {wanted.get(key)}"
+    return "", ""
+
+
+def _both(kept: str, new: str) -> str:
+    return "; ".join(dict.fromkeys([*kept.split("; "), *new.split("; ")]))
 
 
 def read_scenes(path: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Studies as tables: the paper's Table 4, and what a gain has to be more than."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,5 +89,10 @@ def _note(study: Saved) -> str:
         f"{study.title}: top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
         f"{1 / study.classes:.3f}, {study.train_clips} training clips; 95 % intervals by {RESAMPLES} draws of scenes "
         f"and seeds together; x: seeds; {study.recipes} recipes tried on held-out training scenes before; commit "
-        f"{study.commit}; {study.hardware}; {hours:.1f} h"
+        f"{_short(study.commit)}; {study.hardware}; {hours:.1f} h"
     )
+
+
+def _short(commits: str) -> str:
+    """Commits by their first seven letters."""
+    return re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", commits)
