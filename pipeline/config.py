@@ -51,6 +51,10 @@ class RenderConfig:
     """Training clips of each class."""
     test_clips_per_class: int
     """Test clips of each class."""
+    train_scenes: int
+    """Scenes of the training clips: 8 were made by hand, further ones are drawn. Each class takes them in turn."""
+    test_scenes: int
+    """Scenes of the test clips, all others: 4 were made by hand, further ones are drawn."""
     num_frames: int
     """Frames a clip."""
     frame_size: tuple[int, int]
@@ -69,6 +73,8 @@ class RenderConfig:
     def __post_init__(self) -> None:
         _at_least("render.train_clips_per_class", self.train_clips_per_class, 1)
         _at_least("render.test_clips_per_class", self.test_clips_per_class, 1)
+        _at_least("render.train_scenes", self.train_scenes, 1)
+        _at_least("render.test_scenes", self.test_scenes, 1)
         _at_least("render.num_frames", self.num_frames, 2)
         for side in self.frame_size:
             if side < 32 or side % 2:

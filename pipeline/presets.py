@@ -54,6 +54,8 @@ def paper() -> Params:
         "render": {
             "train_clips_per_class": 16,
             "test_clips_per_class": 8,
+            "train_scenes": 8,
+            "test_scenes": 4,
             "num_frames": 24,
             "frame_size": [64, 86],
             "fps": 15,

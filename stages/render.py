@@ -39,9 +39,16 @@ def run(out: Path, *, config: RenderConfig, fresh: bool = False) -> None:
     with work_folder("render", out=out, settings=plain(config), inputs=[], fresh=fresh) as work:
         clips = work / out.name
         records: dict[str, Any] = {}
-        for subset, count in (("train", config.train_clips_per_class), ("test", config.test_clips_per_class)):
+        for subset, count, scenes in (
+            ("train", config.train_clips_per_class, config.train_scenes),
+            ("test", config.test_clips_per_class, config.test_scenes),
+        ):
             # By number first: a stopped run has clips of every class to look at.
-            specs = [draw_clip(config.seed, subset, name, number) for number in range(count) for name in CLASS_NAMES]
+            specs = [
+                draw_clip(config.seed, subset, name, number, num_scenes=scenes)
+                for number in range(count)
+                for name in CLASS_NAMES
+            ]
             for spec in tqdm(specs, desc=f"render {subset}", unit="clip", disable=None):
                 records[_path(spec)] = _write_clip(clips, spec, config)
             specs.sort(key=lambda spec: CLASS_NAMES.index(spec.class_name))

@@ -9,7 +9,15 @@ from pipeline.clips.low_light import darken, draw_low_light
 from pipeline.clips.rendered import DARKNESS, MOTION, draw_clip, render_clip
 from pipeline.clips.rendered_figure import place_limbs, project
 from pipeline.clips.rendered_motion import CLASS_NAMES, draw_motion
-from pipeline.clips.rendered_scene import SCENES, TEST_SCENES, TRAIN_SCENES, paint_scene, pan_scene
+from pipeline.clips.rendered_scene import (
+    SCENES,
+    TEST_SCENES,
+    TRAIN_SCENES,
+    paint_scene,
+    pan_scene,
+    scene_named,
+    scenes_of,
+)
 from pipeline.clips.video import decode, write_video
 from pipeline.config import RenderConfig
 from stages.render import run
@@ -19,6 +27,8 @@ TIMES = np.arange(24) / 15.0
 SMALL = RenderConfig(
     train_clips_per_class=1,
     test_clips_per_class=1,
+    train_scenes=8,
+    test_scenes=4,
     num_frames=3,
     frame_size=(32, 44),
     fps=15,
@@ -74,6 +84,33 @@ def test_train_and_test_share_no_scene():
     for index, picture in enumerate(pictures):
         # Other walls, things or colours, beyond the grain's 5 %.
         assert all(np.abs(picture - other).mean() > 0.005 for other in pictures[:index])
+
+
+def test_drawn_scenes_follow_the_made_ones_and_differ_from_all():
+    assert scenes_of("train", 8) == TRAIN_SCENES
+    assert scenes_of("test", 3) == TEST_SCENES[:3]
+    scenes = [*scenes_of("train", 30), *scenes_of("test", 30)]
+    assert scenes[:8] == list(TRAIN_SCENES)
+    assert scenes[30:34] == list(TEST_SCENES)
+    assert len({scene.name for scene in scenes}) == 60
+    pictures = [paint_scene(scene, 32, 44) for scene in scenes]
+    for index, picture in enumerate(pictures):
+        assert all(np.abs(picture - other).mean() > 0.005 for other in pictures[:index])
+    made, drawn = [picture.mean() for picture in pictures[:8]], [picture.mean() for picture in pictures[8:30]]
+    assert min(made) / 1.5 < np.mean(drawn) < max(made) * 1.5
+    for subset, scene in (("train", scenes[29]), ("test", scenes[59]), ("test", scenes[31])):
+        assert scene_named(subset, scene.name) == scene
+
+
+def test_clips_take_the_scenes_in_turn_and_are_painted_in_the_drawn_ones():
+    clips = [draw_clip(0, "test", "Run", number, num_scenes=20) for number in range(40)]
+    assert [clip.scene for clip in clips] == [scene.name for scene in scenes_of("test", 20)] * 2
+    again = draw_clip(0, "test", "Run", 25)
+    # All but the scene and its light are drawn as ever.
+    assert dataclasses.replace(clips[25], scene=again.scene, lamp=again.lamp, warmth=again.warmth) == again
+    frames = render_clip(clips[5], num_frames=2, frame_size=(32, 44), fps=15)
+    in_another = render_clip(dataclasses.replace(clips[5], scene="test9"), num_frames=2, frame_size=(32, 44), fps=15)
+    assert not np.array_equal(frames, in_another)
 
 
 @pytest.mark.parametrize(("subset", "count"), [("train", 16), ("test", 8)])

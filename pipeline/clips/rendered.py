@@ -12,7 +12,15 @@ import numpy as np
 from pipeline.clips.low_light import linear_to_srgb
 from pipeline.clips.rendered_figure import Body, Seen, draw_body, place_limbs, project
 from pipeline.clips.rendered_motion import CLASS_NAMES, Array, draw_motion
-from pipeline.clips.rendered_scene import SCENES, Image, lamp_light, paint_scene, pan_scene
+from pipeline.clips.rendered_scene import (
+    SCENES,
+    Image,
+    lamp_light,
+    paint_scene,
+    pan_scene,
+    scene_named,
+    scenes_of,
+)
 from pipeline.clips.video import Frames
 
 # A change to what is drawn or painted gives other frames: work that was left by another version is removed.
@@ -68,7 +76,7 @@ def _clip_rng(seed: int, subset: str, class_name: str, number: int, purpose: int
     return np.random.default_rng([seed, list(SCENES).index(subset), CLASS_NAMES.index(class_name), number, purpose])
 
 
-def draw_clip(seed: int, subset: str, class_name: str, number: int) -> ClipSpec:
+def draw_clip(seed: int, subset: str, class_name: str, number: int, *, num_scenes: int | None = None) -> ClipSpec:
     """Draw scene, body, clothes, light and camera of a clip.
 
     The scene follows from the number, so every class is in every scene equally often.
@@ -78,6 +86,7 @@ def draw_clip(seed: int, subset: str, class_name: str, number: int) -> ClipSpec:
         subset: train or test.
         class_name: one of CLASS_NAMES.
         number: >= 0, which clip of its class and subset.
+        num_scenes: scenes of the subset, >= 1; None for those that were made by hand.
 
     Raises:
         ValueError: an unknown subset or class, or a number below 0.
@@ -87,7 +96,8 @@ def draw_clip(seed: int, subset: str, class_name: str, number: int) -> ClipSpec:
             f"rendered clip: subset '{subset}', class '{class_name}', number {number}, seed {seed}; wanted "
             f"{' or '.join(SCENES)}, one of {', '.join(CLASS_NAMES)}, and numbers >= 0"
         )
-    scene = SCENES[subset][number % len(SCENES[subset])]
+    scenes = scenes_of(subset, len(SCENES[subset]) if num_scenes is None else num_scenes)
+    scene = scenes[number % len(scenes)]
     rng = _clip_rng(seed, subset, class_name, number, SPEC)
     light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(0.3, 0.9), rng.uniform(0.5, 1.0)])
     right, up, towards = (float(part) for part in light / np.linalg.norm(light))
@@ -135,7 +145,7 @@ def render_clip(spec: ClipSpec, *, num_frames: int, frame_size: tuple[int, int],
     seen = project(limbs, facing=facing, scale=scale, feet=feet, build=spec.body.build)
     colours = [np.array(limb.colour, dtype=np.float32) for limb in limbs]
     shake = _shake(spec, times) * height
-    scene = next(scene for scene in SCENES[spec.subset] if scene.name == spec.scene)
+    scene = scene_named(spec.subset, spec.scene)
     wall = paint_scene(scene, height, width) * np.float32(spec.ambient + (1 - spec.ambient) * spec.light[2])
     frames = np.empty((num_frames, height, width, 3), dtype=np.float32)
     for index, (right, down) in enumerate(shake):

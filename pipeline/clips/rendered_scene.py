@@ -1,4 +1,4 @@
-"""Where a rendered figure acts: walls, floors and things of 12 made-up places, and their light.
+"""Where a rendered figure acts: walls, floors and things of 12 made-up places, and of any number of drawn ones.
 
 Train and test share no scene. A ledge at seat height runs through every scene, so that a seat tells no class.
 """
@@ -149,6 +149,44 @@ TEST_SCENES = (
     ),
 )
 SCENES = {"train": TRAIN_SCENES, "test": TEST_SCENES}
+PATTERNS = ("plain", "bricks", "panels", "stripes", "leaves")
+
+
+def scenes_of(subset: str, count: int) -> tuple[Scene, ...]:
+    """So many scenes of train or test: those above, then drawn ones, which are the same in every run."""
+    made = SCENES[subset]
+    return made[:count] + tuple(_draw_scene(subset, number) for number in range(len(made), count))
+
+
+def scene_named(subset: str, name: str) -> Scene:
+    """The scene of this name, made or drawn."""
+    made = {scene.name: scene for scene in SCENES[subset]}
+    return made[name] if name in made else _draw_scene(subset, int(name.removeprefix(subset)) - 1)
+
+
+@functools.cache
+def _draw_scene(subset: str, number: int) -> Scene:
+    """A scene within the ranges of the made ones; called train9, test5 and so on."""
+    rng = np.random.default_rng([list(SCENES).index(subset), number])
+
+    def colour(low: float, high: float) -> Colour:
+        tint = rng.uniform(0.85, 1.15, 3) * rng.uniform(low, high)
+        return (float(tint[0]), float(tint[1]), float(tint[2]))
+
+    def thing(left: float) -> tuple[float, float, float, float, float]:
+        brightness = rng.uniform(1.5, 2.2) if rng.random() < 0.5 else rng.uniform(0.4, 0.6)
+        place = (left + rng.uniform(0.0, 0.7), rng.uniform(0.0, 0.35), rng.uniform(0.06, 0.5), rng.uniform(0.08, 0.35))
+        return (*place, float(brightness))
+
+    return Scene(
+        name=f"{subset}{number + 1}",
+        wall=colour(0.06, 0.15),
+        pattern=PATTERNS[rng.integers(len(PATTERNS))],
+        floor=colour(0.05, 0.10),
+        things=(thing(0.0), thing(1.0)),
+        light=(float(rng.uniform(-0.1, 1.1)), float(rng.uniform(-0.4, 0.3))),
+        warmth=float(rng.uniform(-0.5, 0.9)),
+    )
 
 
 @functools.lru_cache(maxsize=32)

@@ -29,6 +29,8 @@ from pipeline.params import read_inputs, read_section
 @required_path("--out", "Folder to write: videos, lists, what each clip shows.")
 @click.option("--train-clips", "train_clips_per_class", type=int, help="Training clips of each class.")
 @click.option("--test-clips", "test_clips_per_class", type=int, help="Test clips of each class.")
+@click.option("--train-scenes", type=int, help="Scenes of the training clips.")
+@click.option("--test-scenes", type=int, help="Other scenes, of the test clips.")
 @click.option("--frames", "num_frames", type=int, help="Frames a clip.")
 @click.option("--exposure-ev", type=float, help="Exposure in EV; -5 keeps 1/32 of the light.")
 @click.option("--lit-twin", is_flag=True, default=None, help="Also write every clip as it was before the darkening.")
