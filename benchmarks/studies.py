@@ -1,13 +1,15 @@
 """Repeats the studies of docs/results.md, from the videos to the saved files, with this project's own commands.
 
-python benchmarks/studies.py rendered-5 --seeds 0-9
+python benchmarks/studies.py rendered-5
 python benchmarks/studies.py egogest-5-1 egogest-5-2 egogest-5-3 --root FOLDER --controls
+python benchmarks/studies.py arid-forward arid-back --root FOLDER
 python benchmarks/studies.py --list
 
-Each study works in `data/studies/NAME`, and goes on where it was stopped. Trainings run in --jobs processes of one
-thread each, so that the figures do not depend on how many there are.
+Each study works in `data/studies/NAME`, and goes on where it was stopped; what is saved already of other seeds stays.
+Trainings run in --jobs processes of one thread each, so that the figures do not depend on how many there are.
 """
 
+import csv
 import os
 import subprocess
 import sys
@@ -17,10 +19,14 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parents[1]
+SAVED = ROOT / "docs/results/studies"
 RUN = "night"
 MAIN = ("baseline", "teacher", "student")
 CONTROLS = ("dark-teacher", "dark-student", "smoothed", "shuffled")
 EXPOSURES = (0, -2, -4, -5, -6, -8)
+RECIPES = 0
+"""Settings that were compared on development clips, see `recipe-rendered` and `recipe-egogest`."""
+PRETRAINED = "pretraining"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,50 +36,103 @@ class Plan:
     name: str
     title: str
     pool: str = ""
-    exposure: float
-    settings: tuple[str, ...]
-    """SECTION.KEY=VALUE on top of what `dlkdd use` writes."""
-    use: tuple[str, ...]
-    """Further options of `dlkdd use`; {root} is the data set's folder, {dark} that of the darkened videos."""
     preset: str = RUN
+    settings: tuple[str, ...] = ()
+    """SECTION.KEY=VALUE on top of what `dlkdd use` writes."""
+    use: tuple[str, ...] = ()
+    """Further options of `dlkdd use`; {root} is the data set's folder, {here} the study's."""
+    exposure: float | None = None
+    """Of the darkened videos; None leaves the data set's own."""
+    lists: tuple[str, str] = ("", "")
+    """Of training and test clips, below the root."""
+    apart: str = ""
+    """Scene of the training list that is tested instead of the test list."""
     scenes: str = ""
     """Table of scenes below the root."""
+    subset: str = "test"
+    pretrained: bool = False
+    """Starts teacher, student and baseline from the baseline of PRETRAINED."""
 
 
 def rendered(exposure):
     """Rendered clips of 11 classes: 8 scenes to train, 20 others to test."""
     return Plan(
-        name=f"rendered-{-exposure}",
+        name=f"rendered{exposure:+d}".replace("+", "-"),
         title=f"rendered, {exposure} EV",
-        exposure=exposure,
         preset="demo",
-        use=(),
-        settings=(f"render.exposure_ev={float(exposure)}", "render.test_clips_per_class=40"),
+        settings=(
+            f"render.exposure_ev={float(exposure)}",
+            "render.test_clips_per_class=40",
+            "render.test_scenes=20",
+        ),
     )
 
 
+GESTURES = ("--no-flip", "--model", "r2plus1d_tiny", "--size", "64")
+"""Neither mirrored nor cut to a part of the gesture: left and right, up and down are classes."""
+
+
 def egogest(exposure, split):
-    """Real gestures in shared scenes, darkened; neither mirrored nor cut to a part of the gesture."""
+    """Real gestures in shared scenes, darkened."""
     return Plan(
-        name=f"egogest-{-exposure}-{split}",
+        name=f"egogest{exposure:+d}-{split}".replace("+", "-"),
         title=f"EgoGestAR, {exposure} EV, split {split}",
         pool=f"EgoGestAR, {exposure} EV, all splits",
         exposure=exposure,
-        use=(
-            *("--videos", "{dark}", "--classes", "{root}/mapping_table.txt", "--no-flip"),
-            *("--train", f"{{root}}/split{split}_train.txt", "--test", f"{{root}}/split{split}_test.txt"),
-            *("--model", "r2plus1d_tiny", "--size", "64"),
-        ),
-        settings=(),
+        use=GESTURES,
+        lists=(f"split{split}_train.txt", f"split{split}_test.txt"),
         scenes="scenes.tsv",
     )
 
 
+def arid(name, train, test):
+    """Real dark clips of few scenes: pretrained on rendered ones, and with each view's mean over time taken away."""
+    return Plan(
+        name=f"arid-{name}",
+        title=f"6 classes of ARID, {Path(train).stem} to {Path(test).stem}",
+        use=("--model", "r2plus1d_tiny", "--size", "64"),
+        settings=STILL_LESS,
+        lists=(train, test),
+        pretrained=True,
+    )
+
+
+STILL_LESS = ("teacher.remove_temporal_mean=true", "student.remove_temporal_mean=true")
 PLANS = {
     plan.name: plan
     for plan in (
+        Plan(
+            name="recipe-rendered",
+            title="rendered, -4 EV, 4 training scenes set aside",
+            preset="demo",
+            settings=(
+                *("render.exposure_ev=-4.0", "render.seed=1000", "render.train_scenes=12"),
+                *("render.train_clips_per_class=24", "render.test_clips_per_class=1", "prepare.holdout=4"),
+            ),
+            subset="holdout",
+        ),
+        Plan(
+            name="recipe-egogest",
+            title="EgoGestAR, -6 EV, the scene that all splits train on set aside",
+            exposure=-6,
+            use=GESTURES,
+            lists=("split1_train.txt", ""),
+            apart="sc03",
+            scenes="scenes.tsv",
+        ),
         *map(rendered, EXPOSURES),
         *(egogest(exposure, split) for exposure in EXPOSURES for split in (1, 2, 3)),
+        Plan(
+            name=PRETRAINED,
+            title="rendered, -4 EV, 32 scenes",
+            preset="demo",
+            settings=(
+                *("render.exposure_ev=-4.0", "render.seed=2000", "render.train_scenes=32"),
+                *("render.train_clips_per_class=64", "views.sampling=spread", *STILL_LESS),
+            ),
+        ),
+        arid("forward", "train.txt", "validate.txt"),
+        arid("back", "validate.txt", "train.txt"),
     )
 }
 
@@ -84,47 +143,74 @@ def dlkdd(*arguments, cwd):
     subprocess.run([sys.executable, "-m", "pipeline", *map(str, arguments)], cwd=cwd, env=environment, check=True)
 
 
-def prepare(plan, folder, root):
+def set_apart(plan, root, place):
+    """Lists of the training clips of other scenes, and of those of the scene that is set apart."""
+    with (root / plan.scenes).open(newline="", encoding="utf-8") as file:
+        scenes = {row["path"]: row["scene"] for row in csv.DictReader(file, delimiter="\t")}
+    lines = (root / plan.lists[0]).read_text(encoding="utf-8").splitlines()
+    apart = [line for line in lines if scenes[line.split("\t")[2]] == plan.apart]
+    paths = place / "train.txt", place / "apart.txt"
+    for path, chosen in zip(paths, ([line for line in lines if line not in apart], apart), strict=True):
+        path.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
+    return paths
+
+
+def prepare(plan, place, root, settings):
     """Everything up to the enhancer, as `dvc repro enhancer` does it; returns the run's name."""
     run = "demo" if plan.preset == "demo" else RUN
-    data = folder / "data" / run
+    data = place / "data" / run
     data.mkdir(parents=True, exist_ok=True)
-    dark = folder.parent / f"darkened{plan.exposure:g}"
-    if plan.preset == RUN:
-        dlkdd("darken", root / "videos", dark, "--ev", plan.exposure, cwd=folder)
-    words = [word.format(root=root, dark=dark) for word in plan.use]
-    settings = [part for value in ("compute.threads=1", *plan.settings) for part in ("--set", value)]
-    dlkdd("use", plan.preset, *words, *settings, "--force", cwd=folder)
     if plan.preset == "demo":
-        dlkdd("render", "--out", data / "rendered", cwd=folder)
         videos, lists = data / "rendered/videos", [data / f"rendered/{name}.txt" for name in ("train", "test")]
     else:
-        videos, lists = dark, [words[words.index(option) + 1] for option in ("--train", "--test")]
+        videos, lists = root / "videos", [root / name for name in plan.lists]
+        if plan.apart:
+            lists = set_apart(plan, root, place)
+        if plan.exposure is not None:
+            videos = place.parent / f"darkened{plan.exposure:g}"
+            dlkdd("darken", root / "videos", videos, "--ev", plan.exposure, cwd=place)
+    words = [*plan.use]
+    if plan.preset == RUN:
+        words += ["--videos", videos, "--classes", root / "mapping_table.txt", "--train", lists[0], "--test", lists[1]]
+    settings = [part for value in ("compute.threads=1", *plan.settings, *settings) for part in ("--set", value)]
+    dlkdd("use", plan.preset, *words, *settings, "--force", cwd=place)
+    if plan.preset == "demo" and not (data / "rendered").is_dir():
+        dlkdd("render", "--out", data / "rendered", cwd=place)
     if not (data / "enhancer.safetensors").is_file():
         dlkdd(
             *("prepare", "--run", run, "--videos", videos, "--train", lists[0], "--test", lists[1]),
             *("--clips", data / "clips.csv", "--statistics", data / "statistics.json"),
             *("--quarantine", data / "quarantine.csv"),
-            cwd=folder,
+            cwd=place,
         )
         dlkdd(
             *("enhancer", "--clips", data / "clips.csv", "--videos", videos),
             *("--checkpoint", data / "enhancer.safetensors", "--contact-sheet", data / "enhancer.png"),
             *("--figures", data / "enhancer.json"),
-            cwd=folder,
+            cwd=place,
         )
     return run
 
 
-def train(run, folder, seeds, variants, jobs):
+def train(run, place, seeds, variants, jobs, subset):
     """Share the seeds out to so many processes, and wait for all."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     chosen = [part for variant in variants for part in ("--variant", variant)]
     shares = [",".join(map(str, seeds[job::jobs])) for job in range(min(jobs, len(seeds)))]
-    command = [sys.executable, "-m", "pipeline", "study", "run", run, *chosen, "--seeds"]
-    started = [subprocess.Popen([*command, share], cwd=folder, env=environment) for share in shares]
+    command = [sys.executable, "-m", "pipeline", "study", "run", run, *chosen, "--on", subset, "--seeds"]
+    started = [subprocess.Popen([*command, share], cwd=place, env=environment) for share in shares]
     if any([process.wait() for process in started]):  # noqa: C419 (waits for all of them)
-        sys.exit(f"{folder}: a training failed; see above")
+        sys.exit(f"{place}: a training failed; see above")
+
+
+def pretrained(folder):
+    """The settings that start from the baseline of PRETRAINED, which is trained unless it is there."""
+    place = (folder / PRETRAINED).resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    run = prepare(PLANS[PRETRAINED], place, None, ())
+    train(run, place, [0], ["baseline"], 1, "test")
+    weights = place / "data" / run / "study/test/trained/baseline-0/baseline.safetensors"
+    return f"teacher.weights={weights}", f"student.weights={weights}"
 
 
 def numbers(text):
@@ -140,15 +226,17 @@ def numbers(text):
 @click.option("--seeds", default="0-9", show_default=True, help="Such as 0-9.")
 @click.option("--controls", is_flag=True, help="Train the controls too.")
 @click.option("--variant", "more", multiple=True, help="Further variants, as `dlkdd study run` takes them.")
+@click.option("--only", is_flag=True, help="Train no other variants than those of --variant.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Trainings at once.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("data/studies"), show_default=True)
-@click.option("--into", type=click.Path(path_type=Path), help="Save the studies here. [FOLDER/saved]")
-def main(names, listed, root, seeds, controls, more, jobs, folder, into):
+@click.option("--into", type=click.Path(path_type=Path), help="Save the studies here. [docs/results/studies]")
+def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     """Run the studies NAMES."""
     if listed:
         print(*PLANS, sep="\n")
         return
-    into = (into or folder / "saved").resolve()
+    into = (into or SAVED).resolve()
+    variants = [*(() if only else MAIN), *(CONTROLS if controls else ()), *more]
     for name in names:
         if name not in PLANS:
             raise click.UsageError(f"{name}: wanted one of {', '.join(PLANS)}")
@@ -157,12 +245,12 @@ def main(names, listed, root, seeds, controls, more, jobs, folder, into):
             raise click.UsageError(f"{name} needs --root, the folder of its data set")
         place = (folder / name).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        run = prepare(plan, place, None if root is None else root.resolve())
-        train(run, place, numbers(seeds), [*MAIN, *(CONTROLS if controls else ()), *more], jobs)
-        scenes = ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []
-        dlkdd(
-            "study", "save", run, into / f"{name}.json", "--title", plan.title, "--pool", plan.pool, *scenes, cwd=place
-        )
+        settings = pretrained(folder) if plan.pretrained else ()
+        run = prepare(plan, place, None if root is None else root.resolve(), settings)
+        train(run, place, numbers(seeds), variants, jobs, plan.subset)
+        words = ["--title", plan.title, "--pool", plan.pool, "--recipes", RECIPES, "--on", plan.subset, "--add"]
+        words += ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []
+        dlkdd("study", "save", run, into / f"{name}.json", *words, cwd=place)
     if names:
         dlkdd("table", "--studies", into, cwd=ROOT)
 

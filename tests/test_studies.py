@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from pipeline import presets
 from pipeline.cli import cli
-from pipeline.commands.study import _numbers
+from pipeline.commands.study import _numbers, _without_folders
 from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.runner import Study, train
@@ -389,6 +389,11 @@ def test_the_commands_train_save_and_print(study, monkeypatch):
     assert found.variants["free"].hits == found.variants["baseline"].hits
     assert found.variants["free"].changes == ("student.kd_weight=0",)
     assert CliRunner().invoke(cli, ["table", "--studies", "studies", "demo"]).exit_code == 2
+
+
+def test_a_saved_study_names_no_folder_of_its_machine():
+    assert _without_folders({"weights": "/home/me/a.pth", "lr": 1.0}) == {"weights": "a.pth", "lr": 1.0}
+    assert _without_folders({"weights": None}) == {"weights": None}
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("0-3", [0, 1, 2, 3]), ("5", [5]), ("1,4-5,1", [1, 4, 5])])

@@ -1,8 +1,9 @@
 """`dlkdd study`: the same training with many seeds, with its controls, and what can be concluded."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -120,13 +121,18 @@ def save(
         _prepared(run, folder, subset, params, chosen["device"]),
         Words(title=title or run, pool=pool, recipes=recipes, hardware=hardware),
         scenes={} if scenes is None else read_scenes(scenes),
-        settings={section: values[section] for section in SECTION_TYPES},
+        settings={section: _without_folders(values[section]) for section in SECTION_TYPES},
     )
     if add and file.exists():
         found = added(read(file), found)
     write(file, found)
     trained = ", ".join(f"{name} x{len(variant.hits)}" for name, variant in found.variants.items())
     click.echo(f"{file}: {trained}; {len(found.groups)} clips of {len(set(found.groups))} scenes")
+
+
+def _without_folders(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section that can be shown around: of a file of weights the name alone."""
+    return {key: Path(value).name if key == "weights" and value else value for key, value in section.items()}
 
 
 def _prepared(run: str, folder: Path | None, subset: str, params: Path, device: "torch.device") -> "Study":

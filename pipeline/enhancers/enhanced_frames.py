@@ -1,5 +1,6 @@
 """Frames enhanced once, before any crop, so that training does not wait for the enhancer."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipeline.clips.frame_cache import (
 from pipeline.clips.video import Frames, av_version
 from pipeline.enhancers.build import enhancer_key
 
+GOLDEN_RATIO = 0.6180339887
+"""Its multiples by successive numbers lie far from each other, modulo 1."""
 ENHANCED_VERSION = 1
 """Raise it with any change to how kept frames are enhanced or rounded."""
 
@@ -98,6 +101,8 @@ def open_teacher_frames(
     )
     if isinstance(enhanced, CachedFrames):
         # Filled here, where the enhancer has all threads and the device, not by the loader's workers.
-        for clip in tqdm(clips, desc="enhance", unit="clip", disable=None):
+        # Processes that fill one folder begin far from each other, and each finds what the others have done.
+        begin = int(len(clips) * (os.getpid() * GOLDEN_RATIO % 1))
+        for clip in tqdm([*clips[begin:], *clips[:begin]], desc="enhance", unit="clip", disable=None):
             enhanced.fill(clip)
     return enhanced
