@@ -157,22 +157,27 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path |
       dlkdd table demo
       dlkdd table --paper --format latex
       dlkdd table --studies docs/results/studies
+      dlkdd table --studies docs/results/studies --into docs/results.md
+
+    A study's tables go between the lines `<!-- FOLDER -->` and `<!-- end FOLDER -->`, FOLDER being its last name.
     """  # noqa: D301
     from pipeline.studies.table import read_studies
     from pipeline.studies.table import tables as study_tables
     from pipeline.tables.paper_runs import read_runs
     from pipeline.tables.paper_tables import build_tables
     from pipeline.tables.paper_text import as_latex, as_markdown
-    from pipeline.tables.run_table import as_text, read_results, write_into
+    from pipeline.tables.run_table import as_text, read_results, write_block, write_into
 
     if paper or studies is not None:
-        if runs or into is not None or (paper and studies is not None):
+        if runs or (paper and (into is not None or studies is not None)):
             raise click.UsageError(
                 "--paper takes all evaluated runs in data/, --studies all files of its folder; each prints alone, "
-                "leave RUNS and --into out"
+                "leave RUNS out, and with --paper --into as well"
             )
         tables = build_tables(read_runs(Path("data"))) if studies is None else study_tables(read_studies(studies))
         click.echo(as_latex(tables) if form == "latex" else as_markdown(tables))
+        if into is not None and studies is not None:
+            write_block(into, studies.resolve().name, as_markdown(tables))
         return
     for run in runs or read_params(params)["runs"]:
         folder = Path("data") / run

@@ -25,6 +25,8 @@ TRAIN_AGAIN = "remove it to train again"
 class Trained:
     """What was found of one variant."""
 
+    stage: str
+    """baseline, teacher or student."""
     changes: tuple[str, ...]
     """SECTION.KEY=VALUE, on top of the study's settings."""
     seconds: float
@@ -118,11 +120,11 @@ def _gathered(folder: Path, clips: Sequence[Clip]) -> Trained:
             raise ValueError(f"{path}: found {len(record['answers'])} answers, wanted {len(clips)}; {TRAIN_AGAIN}")
         seconds += record["seconds"]
         hits[path.stem] = _hits(record["answers"], clips)
-    return Trained(changes=tuple(record["changes"]), seconds=round(seconds, 1), hits=hits)
+    return Trained(stage=record["stage"], changes=tuple(record["changes"]), seconds=round(seconds, 1), hits=hits)
 
 
 def _record(path: Path) -> dict[str, Any]:
-    return read_json(path, remedy=TRAIN_AGAIN, keys=("answers", "changes", "commit", "seconds"))
+    return read_json(path, remedy=TRAIN_AGAIN, keys=("answers", "changes", "commit", "seconds", "stage"))
 
 
 def _hits(answers: Sequence[int], clips: Sequence[Clip]) -> str:
@@ -160,6 +162,7 @@ def pooled(studies: Sequence[Saved]) -> Saved:
         if len(parts) == len(studies):
             seeds = set.intersection(*(set(part.hits) for part in parts))
             variants[name] = Trained(
+                stage=parts[0].stage,
                 changes=parts[0].changes,
                 seconds=sum(part.seconds for part in parts),
                 hits={seed: "".join(part.hits[seed] for part in parts) for seed in sorted(seeds, key=int)},
@@ -207,14 +210,18 @@ def added(kept: Saved, new: Saved) -> Saved:
 
 
 def _joined(name: str, kept: Trained, new: Trained) -> Trained:
-    if kept.changes != new.changes:
-        raise ValueError(f"{name}: found the changes {new.changes}, wanted {kept.changes} of the file; rename it")
+    if (kept.stage, kept.changes) != (new.stage, new.changes):
+        raise ValueError(
+            f"{name}: found {new.stage} with {list(new.changes)}, wanted {kept.stage} with {list(kept.changes)} of the "
+            "file; rename it"
+        )
     for seed in sorted(set(kept.hits) & set(new.hits), key=int):
         if kept.hits[seed] != new.hits[seed]:
             raise ValueError(f"{name}, seed {seed}: found other answers than in the file; train other seeds")
     doubles = [seed for seed in new.hits if seed in kept.hits]
     share = 1 - len(doubles) / len(new.hits)
     return Trained(
+        stage=new.stage,
         changes=new.changes,
         seconds=round(kept.seconds + new.seconds * share, 1),
         hits={**kept.hits, **new.hits},
@@ -277,7 +284,12 @@ def read(path: Path) -> Saved:
     content = read_json(path, remedy=REMEDY, keys=tuple(fields))
     try:
         variants = {
-            name: Trained(changes=tuple(found["changes"]), seconds=float(found["seconds"]), hits=dict(found["hits"]))
+            name: Trained(
+                stage=str(found["stage"]),
+                changes=tuple(found["changes"]),
+                seconds=float(found["seconds"]),
+                hits=dict(found["hits"]),
+            )
             for name, found in content["variants"].items()
         }
         saved = Saved(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.studies.bootstrap import Estimate, bootstrap
 from pipeline.studies.saved import Saved, pooled, read
+from pipeline.studies.variants import VARIANTS
 from pipeline.tables.paper_rows import DASH, MODELS
 from pipeline.tables.paper_text import Table
 
@@ -28,11 +29,12 @@ def read_studies(folder: Path) -> list[Saved]:
 
 
 def tables(studies: Sequence[Saved]) -> list[Table]:
-    """The claim, and the controls where a study has them."""
+    """The claim, and the controls and further variants where a study has them."""
     rows = []
     for pool in dict.fromkeys(study.pool for study in studies):
         members = [study for study in studies if study.pool == pool]
         rows += [*members, pooled(members)] if pool and len(members) > 1 else members
+    further = _further(rows)
     return [
         _table("Student, teacher and baseline", rows, MODELS, ORDER),
         _table(
@@ -41,7 +43,28 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
             ("student", "dark-teacher", *CONTROLS),
             [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
         ),
+        *([further] if further.rows else []),
     ]
+
+
+def _further(studies: Sequence[Saved]) -> Table:
+    """Variants of a study's own, each beside the one that it changes."""
+    rows = [
+        (
+            study.title,
+            name,
+            trained.stage,
+            " ".join(trained.changes),
+            _share(study, name),
+            _difference(study, name, trained.stage),
+            _difference(study, name, "baseline"),
+        )
+        for study in studies
+        for name, trained in study.variants.items()
+        if name not in VARIANTS
+    ]
+    header = ("data", "variant", "of", "changes", "top-1", "minus what it changes", "minus baseline")
+    return Table(title="Further variants", header=header, rows=tuple(rows), notes=())
 
 
 def _table(title: str, studies: Sequence[Saved], variants: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Table:

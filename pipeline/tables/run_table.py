@@ -95,15 +95,23 @@ def write_into(document: Path, results: Mapping[str, Any]) -> None:
         ValueError: the document holds no such markers.
     """
     run = results["run"]
-    text = document.read_text(encoding="utf-8")
-    block = re.compile(rf"(<!-- {re.escape(run)} -->\n).*?(<!-- end {re.escape(run)} -->)", re.DOTALL)
-    if block.search(text) is None:
-        raise ValueError(f"{document}: holds no lines `<!-- {run} -->` and `<!-- end {run} -->`; add them")
-    table = as_markdown(results)
-    with replacing(document) as partial:
-        partial.write_text(block.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
+    write_block(document, run, as_markdown(results))
     with replacing(document.parent / "results" / f"{run}.json") as partial:
         partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_block(document: Path, name: str, table: str) -> None:
+    """Replace what a document holds between `<!-- NAME -->` and `<!-- end NAME -->`.
+
+    Raises:
+        ValueError: the document holds no such markers.
+    """
+    text = document.read_text(encoding="utf-8")
+    block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+    if block.search(text) is None:
+        raise ValueError(f"{document}: holds no lines `<!-- {name} -->` and `<!-- end {name} -->`; add them")
+    with replacing(document) as partial:
+        partial.write_text(block.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
 
 
 def comparison(metrics: Mapping[str, Any], other: str) -> str:
