@@ -1,7 +1,9 @@
 """What the reader of a store keeps in memory, opens again, and refuses, at its very bounds."""
 
+import dataclasses
 import inspect
 import os
+import re
 
 import h5py
 import numpy as np
@@ -50,6 +52,27 @@ def test_a_view_that_is_not_there_is_refused_with_those_that_are(path, view):
         ValueError, match=rf"no row of clip '{CLIP}', view {view}, wanted one of 5 clips and views 0 to 1;"
     ):
         LogitStore.open(path).row(CLIP, view)
+
+
+@pytest.mark.parametrize(("missing", "said"), [(3, "'a', 'b', 'c'"), (4, "'a', 'b', 'c', ...")])
+def test_the_first_three_clips_are_named_and_more_are_hinted_at(path, missing, said):
+    store = LogitStore.open(path)
+    ids, sha256 = [*store.clip_ids, *"abcdef"[:missing]], [*store.clip_sha256, *["0" * 64] * missing]
+    with pytest.raises(ValueError, match=re.escape(f"{missing} clips missing in the store ({said}), wanted")):
+        store.require_clips(ids, sha256)
+
+
+def test_clips_without_a_hash_are_refused(path):
+    store = LogitStore.open(path)
+    with pytest.raises(ValueError, match="shorter"):
+        store.require_clips(store.clip_ids, store.clip_sha256[:-1])
+
+
+def test_a_stored_row_is_not_changed_by_accident(path):
+    row = LogitStore.open(path).row(CLIP, 0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.label = 3
+    assert len({row, LogitStore.open(path).row(CLIP, 0)}) == 2  # by identity: arrays have no truth to compare by
 
 
 @pytest.mark.parametrize("crc32", [0, 2**32 - 1])
