@@ -19,13 +19,13 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parents[1]
-SAVED = ROOT / "docs/results/studies"
+SAVED = ROOT / "docs/results"
 RUN = "night"
 MAIN = ("baseline", "teacher", "student")
 CONTROLS = ("dark-teacher", "dark-student", "smoothed", "shuffled")
 EXPOSURES = (0, -2, -4, -5, -6, -8)
-RECIPES = 0
-"""Settings that were compared on development clips, see `recipe-rendered` and `recipe-egogest`."""
+LONG = ("teacher.epochs=30", "student.epochs=30")
+"""Chosen on `recipe-rendered` among 12, 20 and 30 epochs, by the baseline."""
 PRETRAINED = "pretraining"
 
 
@@ -50,6 +50,8 @@ class Plan:
     scenes: str = ""
     """Table of scenes below the root."""
     subset: str = "test"
+    recipes: int = 0
+    """Settings that were compared on clips set aside, before."""
     pretrained: bool = False
     """Starts teacher, student and baseline from the baseline of PRETRAINED."""
 
@@ -64,7 +66,9 @@ def rendered(exposure):
             f"render.exposure_ev={float(exposure)}",
             "render.test_clips_per_class=40",
             "render.test_scenes=20",
+            *LONG,
         ),
+        recipes=3,
     )
 
 
@@ -229,13 +233,12 @@ def numbers(text):
 @click.option("--only", is_flag=True, help="Train no other variants than those of --variant.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Trainings at once.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("data/studies"), show_default=True)
-@click.option("--into", type=click.Path(path_type=Path), help="Save the studies here. [docs/results/studies]")
+@click.option("--into", type=click.Path(path_type=Path), help="Save here. [docs/results/studies, or recipes]")
 def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     """Run the studies NAMES."""
     if listed:
         print(*PLANS, sep="\n")
         return
-    into = (into or SAVED).resolve()
     variants = [*(() if only else MAIN), *(CONTROLS if controls else ()), *more]
     for name in names:
         if name not in PLANS:
@@ -248,11 +251,11 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         settings = pretrained(folder) if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
         train(run, place, numbers(seeds), variants, jobs, plan.subset)
-        words = ["--title", plan.title, "--pool", plan.pool, "--recipes", RECIPES, "--on", plan.subset, "--add"]
+        words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
         words += ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []
-        dlkdd("study", "save", run, into / f"{name}.json", *words, cwd=place)
-    if names:
-        dlkdd("table", "--studies", into, cwd=ROOT)
+        saved = (into or SAVED / ("recipes" if name.startswith("recipe-") else "studies")).resolve()
+        dlkdd("study", "save", run, saved / f"{name}.json", *words, cwd=place)
+        dlkdd("table", "--studies", saved, cwd=ROOT)
 
 
 if __name__ == "__main__":

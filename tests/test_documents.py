@@ -6,6 +6,9 @@ import pytest
 
 from pipeline import presets
 from pipeline.cli import cli
+from pipeline.studies.table import read_studies
+from pipeline.studies.table import tables as study_tables
+from pipeline.tables.paper_text import as_markdown as studies_markdown
 from pipeline.tables.run_table import as_markdown, as_text, comparison, read_results, write_into
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +30,24 @@ def test_tables_in_the_documents_are_their_json(path):
     results = json.loads(path.read_text(encoding="utf-8"))
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert block(text, results["run"]) == as_markdown(results)
+
+
+@pytest.mark.parametrize("folder", ["studies", "recipes"])
+def test_tables_of_studies_in_the_documents_are_their_json(folder):
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert block(text, folder) == studies_markdown(study_tables(read_studies(ROOT / "docs" / "results" / folder)))
+
+
+def test_the_readmes_rows_of_studies_are_those_of_the_results():
+    table = study_tables(read_studies(ROOT / "docs" / "results" / "studies"))[0]
+    found = {row[0]: row for row in table.rows}
+    shown = [re.split(r" *\| *", line.strip("| ")) for line in README.splitlines() if line.startswith("| ")]
+    rows = [row for row in shown if row[0] in found]
+    assert len(rows) >= 2
+    for title, *cells in rows:
+        # without the number of seeds, and some columns alone
+        plain = [cell.partition(" x")[0] for cell in found[title]]
+        assert all(cell in plain for cell in cells), title
 
 
 def test_the_demos_figures_in_the_readme_are_those_of_its_json():
