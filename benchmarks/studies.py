@@ -1,15 +1,19 @@
 """Repeats the studies of docs/results.md, from the videos to the saved files, with this project's own commands.
 
+python benchmarks/studies.py recipe-rendered
 python benchmarks/studies.py rendered-5
 python benchmarks/studies.py egogest-5-1 egogest-5-2 egogest-5-3 --root FOLDER --controls
 python benchmarks/studies.py arid-forward arid-back --root FOLDER
 python benchmarks/studies.py --list
 
 Each study works in `data/studies/NAME`, and goes on where it was stopped; what is saved already of other seeds stays.
-Trainings run in --jobs processes of one thread each, so that the figures do not depend on how many there are.
+Trainings run in --jobs processes of one thread each, so that the figures do not depend on how many there are. One call
+at a time in one --folder.
 """
 
 import csv
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -40,7 +44,7 @@ class Plan:
     settings: tuple[str, ...] = ()
     """SECTION.KEY=VALUE on top of what `dlkdd use` writes."""
     use: tuple[str, ...] = ()
-    """Further options of `dlkdd use`; {root} is the data set's folder, {here} the study's."""
+    """Further options of `dlkdd use`."""
     exposure: float | None = None
     """Of the darkened videos; None leaves the data set's own."""
     lists: tuple[str, str] = ("", "")
@@ -50,8 +54,12 @@ class Plan:
     scenes: str = ""
     """Table of scenes below the root."""
     subset: str = "test"
+    seeds: str = "0-9"
+    variants: tuple[str, ...] = MAIN
     recipes: int = 0
     """Settings that were compared on clips set aside, before."""
+    note: str = ""
+    """What else was seen of its test clips, or is to be known of the study."""
     pretrained: bool = False
     """Starts teacher, student and baseline from the baseline of PRETRAINED."""
 
@@ -81,6 +89,8 @@ def egogest(exposure, split):
     return Plan(
         name=f"egogest{exposure:+d}-{split}".replace("+", "-"),
         title=f"EgoGestAR, {exposure} EV, split {split}",
+        note="five recipes were tried on this split's test clips, at -5 EV, one seed, before" if split == 1 else "",
+        recipes=2,
         pool=f"EgoGestAR, {exposure} EV, all splits",
         exposure=exposure,
         use=GESTURES,
@@ -97,6 +107,7 @@ def arid(name, train, test):
         use=("--model", "r2plus1d_tiny", "--size", "64"),
         settings=STILL_LESS,
         lists=(train, test),
+        note="one pretrained network for all trainings; the data set's clips were looked at by one seed before",
         pretrained=True,
     )
 
@@ -114,6 +125,8 @@ PLANS = {
                 *("render.train_clips_per_class=24", "render.test_clips_per_class=1", "prepare.holdout=4"),
             ),
             subset="holdout",
+            seeds="0-2",
+            variants=("baseline", "short baseline student.epochs=12", "long baseline student.epochs=30"),
         ),
         Plan(
             name="recipe-egogest",
@@ -123,6 +136,8 @@ PLANS = {
             lists=("split1_train.txt", ""),
             apart="sc03",
             scenes="scenes.tsv",
+            seeds="0-1",
+            variants=("baseline", "long baseline student.epochs=40"),
         ),
         *map(rendered, EXPOSURES),
         *(egogest(exposure, split) for exposure in EXPOSURES for split in (1, 2, 3)),
@@ -164,6 +179,10 @@ def prepare(plan, place, root, settings):
     run = "demo" if plan.preset == "demo" else RUN
     data = place / "data" / run
     data.mkdir(parents=True, exist_ok=True)
+    made, told = place / "made_for.json", json.dumps([dataclasses.asdict(plan), str(root), settings], indent=1)
+    if made.is_file() and made.read_text(encoding="utf-8") != told:
+        sys.exit(f"{place}: holds this study with other settings; remove it, or take another --folder")
+    made.write_text(told, encoding="utf-8")
     if plan.preset == "demo":
         videos, lists = data / "rendered/videos", [data / f"rendered/{name}.txt" for name in ("train", "test")]
     else:
@@ -227,7 +246,7 @@ def numbers(text):
 @click.argument("names", nargs=-1)
 @click.option("--list", "listed", is_flag=True, help="Print the names.")
 @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Folder of the data set: videos and lists.")
-@click.option("--seeds", default="0-9", show_default=True, help="Such as 0-9.")
+@click.option("--seeds", help="Such as 0-9. [of the study]")
 @click.option("--controls", is_flag=True, help="Train the controls too.")
 @click.option("--variant", "more", multiple=True, help="Further variants, as `dlkdd study run` takes them.")
 @click.option("--only", is_flag=True, help="Train no other variants than those of --variant.")
@@ -239,7 +258,6 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     if listed:
         print(*PLANS, sep="\n")
         return
-    variants = [*(() if only else MAIN), *(CONTROLS if controls else ()), *more]
     for name in names:
         if name not in PLANS:
             raise click.UsageError(f"{name}: wanted one of {', '.join(PLANS)}")
@@ -250,8 +268,10 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         place.mkdir(parents=True, exist_ok=True)
         settings = pretrained(folder) if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
-        train(run, place, numbers(seeds), variants, jobs, plan.subset)
+        variants = [*(() if only else plan.variants), *(CONTROLS if controls else ()), *more]
+        train(run, place, numbers(seeds or plan.seeds), variants, jobs, plan.subset)
         words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
+        words += ["--note", plan.note]
         words += ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []
         saved = (into or SAVED / ("recipes" if name.startswith("recipe-") else "studies")).resolve()
         dlkdd("study", "save", run, saved / f"{name}.json", *words, cwd=place)

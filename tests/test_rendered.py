@@ -100,6 +100,11 @@ def test_drawn_scenes_follow_the_made_ones_and_differ_from_all():
     assert min(made) / 1.5 < np.mean(drawn) < max(made) * 1.5
     for subset, scene in (("train", scenes[29]), ("test", scenes[59]), ("test", scenes[31])):
         assert scene_named(subset, scene.name) == scene
+    for name in ("test4", "train9", "foo", "test"):
+        with pytest.raises(ValueError, match=f"rendered scene '{name}': wanted library, .*, or test5 and on"):
+            scene_named("test", name)
+    with pytest.raises(ValueError, match="rendered scenes: found 0, wanted at least 1"):
+        scenes_of("train", 0)
 
 
 def test_clips_take_the_scenes_in_turn_and_are_painted_in_the_drawn_ones():

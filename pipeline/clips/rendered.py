@@ -79,7 +79,7 @@ def _clip_rng(seed: int, subset: str, class_name: str, number: int, purpose: int
 def draw_clip(seed: int, subset: str, class_name: str, number: int, *, num_scenes: int | None = None) -> ClipSpec:
     """Draw scene, body, clothes, light and camera of a clip.
 
-    The scene follows from the number, so every class is in every scene equally often.
+    The scene follows from the number, so every class is in every scene equally often, if clips fill all scenes.
 
     Args:
         seed: >= 0, of the run.

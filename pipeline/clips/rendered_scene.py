@@ -153,15 +153,30 @@ PATTERNS = ("plain", "bricks", "panels", "stripes", "leaves")
 
 
 def scenes_of(subset: str, count: int) -> tuple[Scene, ...]:
-    """So many scenes of train or test: those above, then drawn ones, which are the same in every run."""
+    """So many scenes of train or test: those above, then drawn ones, which are the same in every run.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if count < 1:
+        raise ValueError(f"rendered scenes: found {count}, wanted at least 1")
     made = SCENES[subset]
     return made[:count] + tuple(_draw_scene(subset, number) for number in range(len(made), count))
 
 
 def scene_named(subset: str, name: str) -> Scene:
-    """The scene of this name, made or drawn."""
+    """The scene of this name, made or drawn.
+
+    Raises:
+        ValueError: there is none.
+    """
     made = {scene.name: scene for scene in SCENES[subset]}
-    return made[name] if name in made else _draw_scene(subset, int(name.removeprefix(subset)) - 1)
+    if name in made:
+        return made[name]
+    number = name.removeprefix(subset)
+    if not number.isdecimal() or int(number) <= len(made):
+        raise ValueError(f"rendered scene '{name}': wanted {', '.join(made)}, or {subset}{len(made) + 1} and on")
+    return _draw_scene(subset, int(number) - 1)
 
 
 @functools.cache

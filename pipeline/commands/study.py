@@ -1,18 +1,15 @@
 """`dlkdd study`: the same training with many seeds, with its controls, and what can be concluded."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.options import FOLDER, PATH, machine, params_option, run_names
-from pipeline.params import read_inputs, read_params
+from pipeline.params import read_inputs
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.studies.runner import Study
 
 SUBSET = click.option(
@@ -70,9 +67,8 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
     from pipeline.studies.runner import train
     from pipeline.studies.variants import variant_of
 
-    chosen = machine(params)
     train(
-        _prepared(run, folder, subset, params, chosen["device"]),
+        _prepared(run, folder, subset, params),
         [variant_of(text) for text in variants],
         _numbers(seeds),
     )
@@ -85,8 +81,9 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
 @click.option("--pool", default="", help="Row that it shares with the other splits of its data set.")
 @click.option("--scenes", type=PATH, help="Table of `path` and `scene` of clips whose names do not tell the scene.")
 @click.option(
-    "--recipes", type=click.IntRange(0), default=0, show_default=True, help="Settings tried on holdout before."
+    "--recipes", type=click.IntRange(0), default=0, show_default=True, help="Settings tried on clips set aside before."
 )
+@click.option("--note", default="", help="Printed below the table, such as what the test clips were used for before.")
 @click.option("--add", is_flag=True, help="Keep the trainings that FILE holds already, of other seeds or variants.")
 @FOLDER_OPTION
 @SUBSET
@@ -98,6 +95,7 @@ def save(
     pool: str,
     scenes: Path | None,
     recipes: int,
+    note: str,
     add: bool,
     folder: Path | None,
     subset: str,
@@ -111,17 +109,14 @@ def save(
     Example:
       dlkdd study save night studies/night.json --scenes scenes.tsv --recipes 4
     """  # noqa: D301
-    from pipeline.config import SECTION_TYPES
-    from pipeline.inference.cost import device_name
-    from pipeline.studies.saved import Words, added, gather, read, read_scenes, write
+    from pipeline.studies.gathered import Words, gather, read_scenes
+    from pipeline.studies.joined import added
+    from pipeline.studies.saved import read, write
 
-    values, chosen = read_params(params), machine(params)
-    hardware = f"{device_name(chosen['device'])}, {chosen['compute'].threads} threads, {chosen['compute'].precision}"
     found = gather(
-        _prepared(run, folder, subset, params, chosen["device"]),
-        Words(title=title or run, pool=pool, recipes=recipes, hardware=hardware),
+        _prepared(run, folder, subset, params),
+        Words(title=title or run, note=note, pool=pool, recipes=recipes),
         scenes={} if scenes is None else read_scenes(scenes),
-        settings={section: _without_folders(values[section]) for section in SECTION_TYPES},
     )
     if add and file.exists():
         found = added(read(file), found)
@@ -130,16 +125,15 @@ def save(
     click.echo(f"{file}: {trained}; {len(found.groups)} clips of {len(set(found.groups))} scenes")
 
 
-def _without_folders(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section that can be shown around: of a file of weights the name alone."""
-    return {key: Path(value).name if key == "weights" and value else value for key, value in section.items()}
-
-
-def _prepared(run: str, folder: Path | None, subset: str, params: Path, device: "torch.device") -> "Study":
-    """The study of a run."""
+def _prepared(run: str, folder: Path | None, subset: str, params: Path) -> "Study":
+    """The study of a run, on this machine."""
+    from pipeline.inference.cost import device_name
     from pipeline.pages.report_origin import commit_of
     from pipeline.studies.runner import Study
+    from pipeline.version import VERSION
 
+    chosen, code = machine(params), Path(__file__).parents[2]
+    threads = f"{chosen['compute'].threads} thread{'s' * (chosen['compute'].threads != 1)}"
     data = Path("data") / run
     videos = Path(read_inputs(params, run).videos)
     return Study(
@@ -148,8 +142,10 @@ def _prepared(run: str, folder: Path | None, subset: str, params: Path, device: 
         params=params,
         kept=folder or data / "study",
         subset=subset,
-        device=device,
-        commit=commit_of(Path(__file__).parents[2]),
+        device=chosen["device"],
+        # an installed copy may lie in somebody else's repository
+        commit=commit_of(code) if (code / "dvc.yaml").is_file() else f"of version {VERSION}",
+        hardware=f"{device_name(chosen['device'])}, {threads}, {chosen['compute'].precision}",
     )
 
 

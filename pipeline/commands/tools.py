@@ -174,6 +174,8 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path |
                 "--paper takes all evaluated runs in data/, --studies all files of its folder; each prints alone, "
                 "leave RUNS out, and with --paper --into as well"
             )
+        if into is not None and form == "latex":
+            raise click.UsageError("--into writes Markdown; leave --format latex out")
         tables = build_tables(read_runs(Path("data"))) if studies is None else study_tables(read_studies(studies))
         click.echo(as_latex(tables) if form == "latex" else as_markdown(tables))
         if into is not None and studies is not None:

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+DRAWN_AT_ONCE = 1000
+"""Resamples in memory: 8 MB for 1,000 clips of unknown scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,22 @@ def bootstrap(values: NDArray[np.float64], groups: Sequence[object], *, resample
     member[np.arange(clips), [numbers[group] for group in groups]] = 1
     sums, sizes = values @ member, member.sum(axis=0)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    drawn_groups = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=resamples)
-    totals = ((drawn_seeds @ sums) * drawn_groups).sum(axis=1)
-    means = totals / (seeds * (drawn_groups @ sizes))
+    means = np.concatenate(
+        [_means(rng, sums, sizes, min(DRAWN_AT_ONCE, resamples - done)) for done in range(0, resamples, DRAWN_AT_ONCE)]
+    )
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(
         mean=float(values.mean()), low=float(low), high=float(high), clips=clips, groups=len(numbers), seeds=seeds
     )
+
+
+def _means(
+    rng: np.random.Generator, sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int
+) -> NDArray[np.float64]:
+    """Means of so many draws of seeds and groups, from the sums (S, G) of each seed and group."""
+    seeds, groups = sums.shape
+    drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    drawn_groups = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    totals = ((drawn_seeds @ sums) * drawn_groups).sum(axis=1)
+    means: NDArray[np.float64] = totals / (seeds * (drawn_groups @ sizes))
+    return means

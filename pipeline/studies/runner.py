@@ -4,10 +4,11 @@
 again, so a stopped study goes on. Students that have the same teacher share it and its store.
 """
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from pipeline.training.work_folder import cache_policy, work_root
 from pipeline.version import VERSION
 from stages import baseline, logits, student, teacher
 
+TRAIN_AGAIN = "remove it to train again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -43,6 +46,8 @@ class Study:
     device: torch.device
     commit: str
     """Of the code that trains, for the record."""
+    hardware: str
+    """That trains, for the record."""
 
     @property
     def clip_index(self) -> Path:
@@ -82,22 +87,19 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
     """Train and measure every variant with every seed, but for those whose answers are kept already.
 
     Raises:
-        ValueError: the run is not prepared, or kept answers are of other settings or clips.
+        ValueError: the run is not prepared, kept answers are of other settings or clips, or an epoch would be chosen
+            on the clips that are measured.
         OSError: a file cannot be read or written.
     """
     clips = study.clips()
     for seed in seeds:
         for variant in variants:
             settings = settings_for(read_params(study.params), variant.changes, seed=seed)
-            key = _key(study, variant, settings)
+            _refuse_chosen_epochs(study, variant, settings)
+            key = key_of(study, variant, settings)
             kept = study.record(variant.name, seed)
             if kept.is_file():
-                found = read_json(kept, remedy="remove it to train again", keys=("key",))["key"]
-                if found != key:
-                    raise ValueError(
-                        f"{kept}: is of other settings, clips or of another version; remove the folder "
-                        f"{kept.parent} to train all of it again, or give the variant another name"
-                    )
+                require_key(kept, read_json(kept, remedy=TRAIN_AGAIN, keys=("key",)), key)
                 continue
             started = time.monotonic()
             checkpoint = _trained(study, variant, settings, seed)
@@ -109,6 +111,7 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
                 "seed": seed,
                 "key": key,
                 "commit": study.commit,
+                "hardware": study.hardware,
                 "seconds": round(time.monotonic() - started, 1),
                 "answers": answers,
             }
@@ -122,7 +125,29 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
             )
 
 
-def _key(study: Study, variant: Variant, settings: Settings) -> str:
+def require_key(path: Path, record: Mapping[str, Any], key: str) -> None:
+    """Refuse a kept training of other settings, clips or of another version.
+
+    Raises:
+        ValueError: it is one; names the file.
+    """
+    if record["key"] != key:
+        raise ValueError(
+            f"{path}: is of other settings, clips or of another version; remove the folder {path.parent} to train all "
+            "of it again, or give the variant another name"
+        )
+
+
+def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) -> None:
+    sections = {"baseline": ("student",), "teacher": ("teacher",), "student": ("teacher", "student")}[variant.stage]
+    chosen = [section for section in sections if settings.values[section]["select"] == "best"]
+    if study.subset == "holdout" and chosen:
+        raise ValueError(
+            f"{chosen[0]}.select: best picks the epoch on the held-out clips, which are measured here; set it to last"
+        )
+
+
+def key_of(study: Study, variant: Variant, settings: Settings) -> str:
     """Of everything that a training's answers depend on, but for the machine."""
     parts = ["views", "student"] if variant.stage == "baseline" else ["views", "teacher", "enhancer"]
     parts += ["logits", "student"] if variant.stage == "student" else []
@@ -156,7 +181,7 @@ def _place(study: Study, name: str) -> Path:
     for path in (folder / ".work", frames):
         path.mkdir(parents=True, exist_ok=True)
     link = folder / ".work" / "frames"
-    if not link.is_symlink():
+    with contextlib.suppress(FileExistsError):
         link.symlink_to(frames.resolve(), target_is_directory=True)
     return folder
 

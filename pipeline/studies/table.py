@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.studies.bootstrap import Estimate, bootstrap
-from pipeline.studies.saved import Saved, pooled, read
+from pipeline.studies.gathered import UNKNOWN
+from pipeline.studies.joined import pooled
+from pipeline.studies.saved import Saved, read
 from pipeline.studies.variants import VARIANTS
 from pipeline.tables.paper_rows import DASH, MODELS
 from pipeline.tables.paper_text import Table
 
 RESAMPLES = 10_000
+FEW_SCENES = 8
+"""With fewer the intervals are too narrow, see tests/test_studies.py."""
 DRAWS_SEED = 0
 ORDER = (("student", "teacher"), ("student", "baseline"), ("teacher", "baseline"))
 CONTROLS = ("dark-student", "smoothed", "shuffled")
@@ -97,23 +101,38 @@ def difference(study: Saved, first: str, second: str) -> Estimate | None:
 
 
 def _share(study: Saved, variant: str) -> str:
-    found = share(study, variant)
-    return DASH if found is None else f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) x{found.seeds}"
+    return _cell(share(study, variant), "")
 
 
 def _difference(study: Saved, first: str, second: str) -> str:
-    found = difference(study, first, second)
-    return DASH if found is None else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    return _cell(difference(study, first, second), "+")
+
+
+def _cell(found: Estimate | None, sign: str) -> str:
+    """A mean, its interval, and the number of seeds; no interval where one seed or one scene shows no spread."""
+    if found is None:
+        return DASH
+    spread = f"{found.low:{sign}.3f} to {found.high:{sign}.3f}" if min(found.seeds, found.groups) > 1 else DASH
+    return f"{found.mean:{sign}.3f} ({spread}) x{found.seeds}"
 
 
 def _note(study: Saved) -> str:
     hours = sum(trained.seconds for trained in study.variants.values()) / 3600
-    return (
-        f"{study.title}: top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
-        f"{1 / study.classes:.3f}, {study.train_clips} training clips; 95 % intervals by {RESAMPLES} draws of scenes "
-        f"and seeds together; x: seeds; {study.recipes} recipes tried on held-out training scenes before; commit "
-        f"{_short(study.commit)}; {study.hardware}; {hours:.1f} h"
-    )
+    scenes = set(study.groups)
+    unknown = sum(scene.startswith(UNKNOWN) for scene in scenes)
+    words = [
+        f"top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
+        f"{1 / study.classes:.3f}, mean luma {study.mean_luma:.1f} of 255, {study.train_clips} training clips",
+        f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds",
+    ]
+    if unknown:
+        words.append(f"{unknown} clips of unknown scenes are drawn one by one")
+    if len(scenes) < FEW_SCENES:
+        words.append(f"{len(scenes)} scenes: the intervals are too narrow")
+    words.append(f"{study.recipes} recipes tried on clips set aside, before")
+    words += [study.note] if study.note else []
+    words += [f"commit {_short(study.commit)}", study.hardware, f"{hours:.1f} h"]
+    return f"{study.title}: {'; '.join(words)}"
 
 
 def _short(commits: str) -> str:

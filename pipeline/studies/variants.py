@@ -11,6 +11,8 @@ from pipeline.params import parse
 from pipeline.presets import override
 
 STAGES = ("baseline", "teacher", "student")
+RESERVED = "trained"
+"""Where a study keeps checkpoints, beside the variants' answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ def variant_of(text: str) -> Variant:
     stage, *changes = more
     if stage not in STAGES:
         raise ValueError(f"variant {text!r}: found the stage {stage!r}, wanted one of {', '.join(STAGES)}")
-    if name in VARIANTS or not name.replace("-", "").replace("_", "").isalnum():
+    if name in VARIANTS or name == RESERVED or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"variant {text!r}: wanted a new name of letters, digits, - and _")
     return Variant(name=name, stage=stage, changes=tuple(changes))
 

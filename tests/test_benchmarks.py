@@ -1,0 +1,61 @@
+"""What benchmarks/studies.py compares, without training it."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import studies  # noqa: E402 (benchmarks are no package)
+
+from pipeline import presets  # noqa: E402
+
+
+def test_every_study_can_be_written_as_parameters():
+    for plan in studies.PLANS.values():
+        params = presets.demo() if plan.preset == "demo" else presets.tiny()
+        changed = presets.override(params, plan.settings)
+        assert set(changed) == set(params)
+        assert studies.numbers(plan.seeds)
+        assert (plan.subset == "holdout") == (changed["prepare"]["holdout"] > 0)
+    assert studies.numbers("3") == [3]
+    assert studies.numbers("2-4") == [2, 3, 4]
+
+
+def test_recipes_are_chosen_on_clips_that_no_study_tests():
+    """Rendered ones on other clips in training scenes, real ones on the scene that every split trains on."""
+    recipe, rendered = studies.PLANS["recipe-rendered"], studies.PLANS["rendered-5"]
+    seeds = [presets.override(presets.demo(), plan.settings)["render"]["seed"] for plan in (recipe, rendered)]
+    assert len(set(seeds)) == 2
+    assert recipe.subset == "holdout"
+    assert rendered.subset == "test"
+    assert studies.PLANS["recipe-egogest"].apart == "sc03"
+
+
+def test_a_scene_is_set_apart_whole(tmp_path):
+    (tmp_path / "scenes.tsv").write_text("path\tclass\tscene\na/1.mp4\ta\tsc03\na/2.mp4\ta\tsc01\nb/1.mp4\tb\tsc03\n")
+    (tmp_path / "split1_train.txt").write_bytes(b"0\t0\ta/1.mp4\r\n1\t0\ta/2.mp4\r\n2\t1\tb/1.mp4\r\n")
+    place = tmp_path / "place"
+    place.mkdir()
+    train, apart = studies.set_apart(studies.PLANS["recipe-egogest"], tmp_path, place)
+    assert train.read_text() == "1\t0\ta/2.mp4\n"
+    assert apart.read_text() == "0\t0\ta/1.mp4\n2\t1\tb/1.mp4\n"
+
+
+def test_no_test_list_of_the_real_gestures_holds_the_scene_of_the_recipes(egogest10):
+    with (egogest10 / "scenes.tsv").open(newline="") as file:
+        apart = {row["path"] for row in csv.DictReader(file, delimiter="\t") if row["scene"] == "sc03"}
+    assert len(apart) > 30
+    for split in (1, 2, 3):
+        tested = {line.split("\t")[2] for line in (egogest10 / f"split{split}_test.txt").read_text().splitlines()}
+        assert not tested & apart
+
+
+def test_a_study_of_other_settings_is_not_gone_on_with(tmp_path):
+    plan = studies.PLANS["rendered-5"]
+    (tmp_path / "made_for.json").write_text("[]")
+    with pytest.raises(SystemExit, match="holds this study with other settings; remove it"):
+        studies.prepare(plan, tmp_path, None, ())
