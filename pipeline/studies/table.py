@@ -38,17 +38,14 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
     for pool in dict.fromkeys(study.pool for study in studies):
         members = [study for study in studies if study.pool == pool]
         rows += [*members, pooled(members)] if pool and len(members) > 1 else members
-    further = _further(rows)
-    return [
-        _table("Student, teacher and baseline", rows, MODELS, ORDER),
-        _table(
-            "The student and its controls",
-            [study for study in rows if any(name in study.variants for name in CONTROLS)],
-            ("student", "dark-teacher", *CONTROLS),
-            [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
-        ),
-        *([further] if further.rows else []),
-    ]
+    controls = _table(
+        "The student and its controls",
+        [study for study in rows if any(name in study.variants for name in CONTROLS)],
+        ("student", "dark-teacher", *CONTROLS),
+        [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
+    )
+    main = _table("Student, teacher and baseline", rows, MODELS, ORDER)
+    return [main, *(table for table in (controls, _further(rows)) if table.rows)]
 
 
 def _further(studies: Sequence[Saved]) -> Table:
