@@ -10,6 +10,8 @@ that runs into the time limit counts as noticed, it loops. The last line gives t
 import ast
 import contextlib
 import difflib
+import gc
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -48,7 +50,27 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, str(self.path), "exec"), module.__dict__)
 
 
-def try_mutant(module, source, tests, *, seconds, log):
+def import_libraries(names):
+    """Import what the tests import of others, so that no mutant's process has to."""
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # collecting in a forked process would copy the memory that it shares
+
+
+def foreign_modules():
+    """Names of what is imported from outside this project."""
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    own = str(ROOT)
+    return [
+        name
+        for name, file in files.items()
+        if file is not None and (not file.startswith(own) or "site-packages" in file) and name != "__main__"
+    ]
+
+
+def try_mutant(module, source, tests, *, seconds, log, imported=None):
     """Fork, and run the tests there; the exit status, or minus the signal."""
     child = os.fork()
     if child == 0:
@@ -61,7 +83,10 @@ def try_mutant(module, source, tests, *, seconds, log):
             name = ".".join(module.relative_to(ROOT).with_suffix("").parts)
             sys.meta_path.insert(0, Changed(name, module, source))
             options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
-            os._exit(pytest.main([*options, *map(str, tests)]))
+            status = int(pytest.main([*options, *map(str, tests)]))
+            if imported is not None:
+                imported.write_text(json.dumps(foreign_modules()))
+            os._exit(status)
         os._exit(70)
     status = os.waitpid(child, 0)[1]
     with contextlib.suppress(ProcessLookupError):
@@ -114,10 +139,12 @@ def main(module, tests, seconds, out, part):
     module, (own, parts) = module.resolve(), map(int, part.split("/"))
     original = module.read_text(encoding="utf-8").splitlines()
     tried, survivors = 0, []
-    with tempfile.TemporaryFile() as log:
-        if try_mutant(module, "\n".join(original), tests, seconds=seconds * 10, log=log):
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        imported = Path(folder) / "imported.json"
+        if try_mutant(module, "\n".join(original), tests, seconds=seconds * 10, log=log, imported=imported):
             log.seek(0)
             sys.exit(f"the tests fail without any change:\n{log.read().decode()}")
+        import_libraries(json.loads(imported.read_text()))
         for number, (line, name, source) in enumerate(mutants_of(module)):
             if number % parts != own - 1:
                 continue
