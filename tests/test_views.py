@@ -271,3 +271,24 @@ def test_clips_in_time_are_evenly_spaced_and_symmetric():
     spread = dataclasses.replace(RULE, sampling="spread")
     views = evaluation_views(spread, clip_id="a.mp4", num_frames=40, clips=2, crops="centre")
     assert [view.frame_indices for view in views] == [(2, 12, 22, 32), (7, 17, 27, 37)]  # 1/4 and 3/4 of each part
+
+
+def test_test_views_stand_on_whole_pixels_where_the_room_is_odd():
+    rule = dataclasses.replace(RULE, frame_size=(21, 31))
+    views = evaluation_views(rule, clip_id="a.mp4", num_frames=50, clips=1, crops="five")
+    assert views[-1].crop == (2, 7, 16, 16)
+    assert evaluation_views(rule, clip_id="a.mp4", num_frames=50, clips=1, crops="centre")[0].crop == (2, 7, 16, 16)
+    fixed = dataclasses.replace(rule, positions="fixed")
+    crops = [drawn(fixed, number).crop for number in range(30)] + [views[-1].crop]
+    assert all(isinstance(side, int) for crop in crops for side in crop)
+
+
+@pytest.mark.parametrize("num_frames", [7, 8, 20])
+def test_a_video_that_is_long_enough_needs_no_loop(num_frames):
+    assert drawn(dataclasses.replace(RULE, loop=False), num_frames=num_frames) == drawn(num_frames=num_frames)
+
+
+def test_a_crop_smaller_than_the_view_is_enlarged():
+    frames = np.full((2, 20, 30, 3), 77, np.uint8)
+    view = View(frame_indices=(0, 1), crop=(3, 4, 8, 10), flip=False)
+    assert apply_view(frames, view, 16).tolist() == np.full((2, 16, 16, 3), 77).tolist()
