@@ -292,3 +292,11 @@ def test_a_crop_smaller_than_the_view_is_enlarged():
     frames = np.full((2, 20, 30, 3), 77, np.uint8)
     view = View(frame_indices=(0, 1), crop=(3, 4, 8, 10), flip=False)
     assert apply_view(frames, view, 16).tolist() == np.full((2, 16, 16, 3), 77).tolist()
+
+
+def test_three_clips_of_a_spread_view_take_the_sixths_of_each_part():
+    rule = dataclasses.replace(RULE, sampling="spread")
+    views = evaluation_views(rule, clip_id="a.mp4", num_frames=60, clips=3, crops="centre")
+    assert [view.frame_indices for view in views] == [
+        (start, start + 15, start + 30, start + 45) for start in (2, 7, 12)
+    ]
