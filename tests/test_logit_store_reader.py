@@ -54,12 +54,33 @@ def test_a_view_that_is_not_there_is_refused_with_those_that_are(path, view):
         LogitStore.open(path).row(CLIP, view)
 
 
-@pytest.mark.parametrize(("missing", "said"), [(3, "'a', 'b', 'c'"), (4, "'a', 'b', 'c', ...")])
+@pytest.mark.parametrize(("missing", "said"), [(1, "'a'"), (3, "'a', 'b', 'c'"), (4, "'a', 'b', 'c', ...")])
 def test_the_first_three_clips_are_named_and_more_are_hinted_at(path, missing, said):
     store = LogitStore.open(path)
     ids, sha256 = [*store.clip_ids, *"abcdef"[:missing]], [*store.clip_sha256, *["0" * 64] * missing]
     with pytest.raises(ValueError, match=re.escape(f"{missing} clips missing in the store ({said}), wanted")):
         store.require_clips(ids, sha256)
+
+
+def test_a_row_that_is_damaged_after_opening_is_named(path):
+    store = LogitStore.open(path, memory_limit_bytes=0)
+    with h5py.File(path) as file:
+        place = file["logits"].id.get_chunk_info(0).byte_offset
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(OSError, match=rf"clip '{CLIP}', view 0: cannot be read, its bytes are damaged"):
+        store.row(CLIP, 0)
+
+
+def test_a_store_that_lost_a_column_after_opening_is_named(path):
+    store = LogitStore.open(path, memory_limit_bytes=0)
+    with h5py.File(path, "r+") as file:
+        del file["rows/row_crc32"]
+    with pytest.raises(OSError, match=r"logits\.h5: was damaged since it was opened"):
+        store.row(CLIP, 0)
 
 
 def test_clips_without_a_hash_are_refused(path):
