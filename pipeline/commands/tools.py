@@ -152,14 +152,15 @@ def cost(
 def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path | None, form: str, params: Path) -> None:
     """Print the results of RUNS (default: all of params.yaml) and where their files lie.
 
+    With --studies FOLDER and --into, tables go between the lines `<!-- NAME -->` and `<!-- end NAME -->`, NAME being
+    the last part of FOLDER.
+
     \b
     Examples:
       dlkdd table demo
       dlkdd table --paper --format latex
       dlkdd table --studies docs/results/studies
       dlkdd table --studies docs/results/studies --into docs/results.md
-
-    A study's tables go between the lines `<!-- FOLDER -->` and `<!-- end FOLDER -->`, FOLDER being its last name.
     """  # noqa: D301
     from pipeline.studies.table import read_studies
     from pipeline.studies.table import tables as study_tables
