@@ -67,7 +67,7 @@ class Plan:
 def rendered(exposure):
     """Rendered clips of 11 classes: 8 scenes to train, 20 others to test."""
     return Plan(
-        name=f"rendered{exposure:+d}".replace("+", "-"),
+        name=f"rendered-{-exposure}",
         title=f"rendered, {exposure} EV",
         preset="demo",
         settings=(
@@ -87,10 +87,9 @@ GESTURES = ("--no-flip", "--model", "r2plus1d_tiny", "--size", "64")
 def egogest(exposure, split):
     """Real gestures in shared scenes, darkened."""
     return Plan(
-        name=f"egogest{exposure:+d}-{split}".replace("+", "-"),
+        name=f"egogest-{-exposure}-{split}",
         title=f"EgoGestAR, {exposure} EV, split {split}",
         note="five recipes were tried on this split's test clips, at -5 EV, one seed, before" if split == 1 else "",
-        recipes=2,
         pool=f"EgoGestAR, {exposure} EV, all splits",
         exposure=exposure,
         use=GESTURES,

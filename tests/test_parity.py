@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import threading
 from types import SimpleNamespace
 
@@ -211,10 +212,17 @@ def test_rendered_clips_get_the_same_logits_on_every_path(
     check_all_paths(tmp_path, tmp_path / "videos", names, *shared, lights=[light])
 
 
+LONG = pytest.mark.skipif("DLKDD_LONG" not in os.environ, reason="takes half a minute; set DLKDD_LONG=1 to run it")
+
+
 @pytest.mark.parametrize(
     ("data", "protocol"),
-    [("egogest10", PROTOCOLS[0]), ("arid6", PROTOCOLS[1])],
-    ids=["egogest10-centre", "arid6-five"],
+    [
+        pytest.param("egogest10", PROTOCOLS[0], id="egogest10-centre"),
+        pytest.param("arid6", PROTOCOLS[1], id="arid6-five"),
+        pytest.param("egogest10", PROTOCOLS[1], id="egogest10-five", marks=LONG),
+        pytest.param("arid6", PROTOCOLS[0], id="arid6-centre", marks=LONG),
+    ],
 )
 def test_real_clips_get_the_same_logits_on_every_path(
     tmp_path, request, small_configs, monkeypatch, checkpoints, exported, data, protocol

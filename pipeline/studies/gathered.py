@@ -17,7 +17,7 @@ from pipeline.mapping_file import read_json
 from pipeline.params import read_params
 from pipeline.studies.runner import TRAIN_AGAIN, Study, key_of, require_key
 from pipeline.studies.saved import Saved, Trained
-from pipeline.studies.variants import Variant, settings_for
+from pipeline.studies.variants import RESERVED, Variant, settings_for
 
 UNKNOWN = "clip:"
 """Begins the group of a clip whose scene is unknown."""
@@ -49,7 +49,7 @@ def gather(study: Study, words: Words, *, scenes: Mapping[str, str]) -> Saved:
         ValueError: there is no training, or one of other clips or settings; or the scenes are of other clips.
     """
     clips, params = study.clips(), read_params(study.params)
-    folders = sorted(path for path in study.root.glob("*") if path.is_dir() and path.name != "trained")
+    folders = sorted(path for path in study.root.glob("*") if path.is_dir() and path.name != RESERVED)
     records = {path: _record(path) for folder in folders for path in sorted(folder.glob("*.json"))}
     if not records:
         raise ValueError(f"{study.root}: holds no training; run `dlkdd study run {study.folder.name}` first")
