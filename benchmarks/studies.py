@@ -82,23 +82,33 @@ def rendered(exposure):
 
 GESTURES = ("--no-flip", "--model", "r2plus1d_tiny", "--size", "64")
 """Neither mirrored nor cut to a part of the gesture: left and right, up and down are classes."""
-LONGER = ("teacher.epochs=40", "student.epochs=40")
-"""Chosen on `recipe-egogest` among 25 and 40 epochs, by the baseline."""
+
+
+STILL_LESS = ("teacher.remove_temporal_mean=true", "student.remove_temporal_mean=true")
+WEIGHTS = "{pretrained}"
+"""Stands in a variant for the weights of the baseline of PRETRAINED."""
+ONE_PRETRAINED = "one pretrained network for all trainings"
+SEEN = (
+    "; before, five recipes were tried on this split's test clips at -5 EV with one seed, and at -8 EV random weights "
+    "trained for 40 epochs with four seeds"
+)
+"""What the first split of EgoGestAR was opened for before its study."""
 
 
 def egogest(exposure, split):
-    """Real gestures in shared scenes, darkened."""
+    """Real gestures in shared scenes, darkened; the recipe was chosen on `recipe-egogest`, by the baseline."""
     return Plan(
         name=f"egogest-{-exposure}-{split}",
         title=f"EgoGestAR, {exposure} EV, split {split}",
-        note="five recipes were tried on this split's test clips, at -5 EV, one seed, before" if split == 1 else "",
+        note=ONE_PRETRAINED + (SEEN if split == 1 else ""),
         pool=f"EgoGestAR, {exposure} EV, all splits",
         exposure=exposure,
         use=GESTURES,
-        settings=LONGER,
+        settings=STILL_LESS,
         lists=(f"split{split}_train.txt", f"split{split}_test.txt"),
         scenes="scenes.tsv",
-        recipes=2,
+        recipes=8,
+        pretrained=True,
     )
 
 
@@ -110,12 +120,11 @@ def arid(name, train, test):
         use=("--model", "r2plus1d_tiny", "--size", "64"),
         settings=STILL_LESS,
         lists=(train, test),
-        note="one pretrained network for all trainings; the data set's clips were looked at by one seed before",
+        note=f"{ONE_PRETRAINED}; the data set's clips were looked at by one seed before",
         pretrained=True,
     )
 
 
-STILL_LESS = ("teacher.remove_temporal_mean=true", "student.remove_temporal_mean=true")
 PLANS = {
     plan.name: plan
     for plan in (
@@ -140,7 +149,17 @@ PLANS = {
             apart="sc03",
             scenes="scenes.tsv",
             seeds="0-1",
-            variants=("baseline", "long baseline student.epochs=40"),
+            variants=(
+                "baseline",
+                "long baseline student.epochs=40",
+                "lr1e-3 baseline student.lr=1e-3 student.epochs=40",
+                "lr1e-3-short baseline student.lr=1e-3",
+                "small-batch baseline student.batch_size=4",
+                f"pretrained baseline student.weights={WEIGHTS}",
+                f"pretrained-moving baseline student.weights={WEIGHTS} student.remove_temporal_mean=true",
+                f"pretrained-moving-short baseline student.weights={WEIGHTS} student.remove_temporal_mean=true "
+                "student.epochs=15",
+            ),
         ),
         *map(rendered, EXPOSURES),
         *(egogest(exposure, split) for exposure in EXPOSURES for split in (1, 2, 3)),
@@ -230,13 +249,12 @@ def train(run, place, seeds, variants, jobs, subset):
 
 
 def pretrained(folder):
-    """The settings that start from the baseline of PRETRAINED, which is trained unless it is there."""
+    """The weights of the baseline of PRETRAINED, which is trained unless it is there."""
     place = (folder / PRETRAINED).resolve()
     place.mkdir(parents=True, exist_ok=True)
     run = prepare(PLANS[PRETRAINED], place, None, ())
     train(run, place, [0], ["baseline"], 1, "test")
-    weights = place / "data" / run / "study/test/trained/baseline-0/baseline.safetensors"
-    return f"teacher.weights={weights}", f"student.weights={weights}"
+    return place / "data" / run / "study/test/trained/baseline-0/baseline.safetensors"
 
 
 def numbers(text):
@@ -269,9 +287,12 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
             raise click.UsageError(f"{name} needs --root, the folder of its data set")
         place = (folder / name).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        settings = pretrained(folder) if plan.pretrained else ()
+        needed = plan.pretrained or any(WEIGHTS in variant for variant in plan.variants)
+        weights = pretrained(folder) if needed else None
+        settings = (f"teacher.weights={weights}", f"student.weights={weights}") if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
         variants = [*(() if only else plan.variants), *(CONTROLS if controls else ()), *more]
+        variants = [variant.replace(WEIGHTS, str(weights)) for variant in variants]
         train(run, place, numbers(seeds or plan.seeds), variants, jobs, plan.subset)
         words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
         words += ["--note", plan.note]
