@@ -337,8 +337,11 @@ def test_files_are_held_against_dvc_lock_and_the_commit_is_named(run, tmp_path):
     ]
     (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"x": {"cmd": "x", "outs": outs}}}))
     git = ["git", "-C", tmp_path, "-c", "user.name=t", "-c", "user.email=t@t"]
-    for arguments in (["init", "-q"], ["add", "params.yaml"], ["commit", "-qm", "."]):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/results.md").touch()
+    for arguments in (["init", "-q"], ["add", "params.yaml", "docs"], ["commit", "-qm", "."]):
         subprocess.run([*git, *arguments], check=True)
+    (tmp_path / "docs/results.md").write_text("0.9\n")  # results that are saved here change no code
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     write_report(folder, tmp_path / "a.html", videos=None, params=tmp_path / "params.yaml", surroundings=True)
     text = (tmp_path / "a.html").read_text()

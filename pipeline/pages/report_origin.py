@@ -104,7 +104,7 @@ def _md5(path: Path) -> str:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit that is checked out, and whether files that git knows differ from it, but for dvc.lock."""
+    """The commit that is checked out, and whether files that git knows differ from it, but for dvc.lock and docs/."""
     git = shutil.which("git")
     if git is None:
         return "git is not installed"
@@ -112,7 +112,7 @@ def commit_of(folder: Path) -> str:
     if asked.returncode != 0:
         return "not in a git repository"
     changed = subprocess.run(
-        [git, "-C", folder, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"],
+        [git, "-C", folder, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!docs"],
         capture_output=True,
         text=True,
         check=False,
