@@ -26,6 +26,10 @@ pytestmark = pytest.mark.skipif(
     reason="needs git, and dvc and dlkdd beside this Python",
 )
 
+LONG = pytest.mark.skipif(
+    "DLKDD_LONG" not in os.environ, reason="test_soak.py repeats and kills a repro too; set DLKDD_LONG=1 to run it"
+)
+
 
 class Project:
     """A copy of the project under git, with a small demo run."""
@@ -115,6 +119,7 @@ def test_the_page_is_an_out_that_the_same_inputs_give_again(project):
     assert "data/demo/report.html" in (project.folder / "dvc.lock").read_text()
 
 
+@LONG
 def test_outs_of_a_repeated_run_are_the_same_bytes(project):
     before = project.results()
     assert "evaluate" in project.ran("repro", "--force")
@@ -178,7 +183,7 @@ def test_a_write_that_fails_says_how_to_get_the_old_file_back(project):
     assert student.read_bytes() == old
 
 
-@pytest.mark.skipif("DLKDD_LONG" not in os.environ, reason="test_soak.py kills a repro too; set DLKDD_LONG=1 to run it")
+@LONG
 def test_a_killed_repro_goes_on_and_ends_in_the_same_bytes(project):
     project.edit("params.yaml", "kd_decay: 0.95", "kd_decay: 0.9")
     state = project.folder / "data/demo/.work/student/state.pt"
