@@ -10,8 +10,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import studies  # noqa: E402 (benchmarks are no package)
+from click.testing import CliRunner  # noqa: E402
 
 from pipeline import presets  # noqa: E402
+from pipeline.studies.variants import settings_for, variant_of  # noqa: E402
 
 
 def test_every_study_can_be_written_as_parameters():
@@ -59,3 +61,33 @@ def test_a_study_of_other_settings_is_not_gone_on_with(tmp_path):
     (tmp_path / "made_for.json").write_text("[]")
     with pytest.raises(SystemExit, match="holds this study with other settings; remove it"):
         studies.prepare(plan, tmp_path, None, ())
+
+
+def test_whole_studies_or_single_variants_start_from_the_pretrained_network(monkeypatch, tmp_path):
+    """Without training: what is prepared, and which variants are trained then."""
+    prepared, trained = {}, {}
+    monkeypatch.setattr(studies, "pretrained", lambda folder: folder / "weights.safetensors")
+    monkeypatch.setattr(
+        studies, "prepare", lambda plan, place, root, more: prepared.update({plan.name: more}) or "night"
+    )
+    monkeypatch.setattr(
+        studies, "train", lambda run, place, seeds, variants, *_: trained.update({place.name: variants})
+    )
+    monkeypatch.setattr(studies, "dlkdd", lambda *words, cwd: None)
+    folder = tmp_path / "studies"
+    options = ["--root", tmp_path, "--folder", folder, "--into", tmp_path / "saved"]
+    result = CliRunner().invoke(studies.main, ["recipe-egogest", "egogest-8-1", *map(str, options)])
+    assert result.exit_code == 0, result.output
+    weights = str(folder / "weights.safetensors")
+    assert prepared == {
+        "recipe-egogest": (),
+        "egogest-8-1": (f"teacher.weights={weights}", f"student.weights={weights}"),
+    }
+    recipes = [variant_of(text) for text in trained["recipe-egogest"]]
+    starts = {
+        recipe.name: settings_for(presets.tiny(), recipe.changes, seed=0).values["student"]["weights"]
+        for recipe in recipes
+    }
+    assert starts == {name: weights if "pretrained" in name else None for name in starts}
+    assert len(starts) == studies.PLANS["egogest-8-1"].recipes
+    assert trained["egogest-8-1"] == list(studies.MAIN)
