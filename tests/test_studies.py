@@ -110,6 +110,12 @@ def test_a_variant_is_found_by_name_or_made_of_its_changes():
         ("student student student.lr=1", "wanted a new name"),
         ("../x student student.lr=1", "wanted a new name"),
         ("trained student student.lr=1", "wanted a new name"),
+        ("x teacher student.lr=1", "variant x: student.lr has no effect on a teacher here"),
+        ("x baseline enhancer.name=gamma", "enhancer.name has no effect on a baseline"),
+        ("x baseline student.kd_weight=1", "student.kd_weight has no effect on a baseline"),
+        ("x student render.seed=1", "render.seed has no effect on a student"),
+        ("x student student.lr=1 evaluate.bootstrap=1", "evaluate.bootstrap has no effect on a student"),
+        ("x student views.seed=1", "views.seed is set by the study's seeds"),
     ],
 )
 def test_an_unknown_variant_is_refused(text, said):
@@ -196,6 +202,18 @@ def test_controls_share_the_teacher_and_are_trainings_of_their_own(study):
     assert {"student-3", "smoothed-3", "shuffled-3", "dark-student-3"} <= trained
     students = [study.root / f"trained/{name}-3/student.safetensors" for name in names if name != "dark-teacher"]
     assert len({path.read_bytes() for path in students}) == 4
+
+
+def test_a_variant_of_another_enhancer_makes_it_itself(study):
+    variants = [variant_of(text) for text in ("gamma student enhancer.name=gamma", "view teacher enhancer.on=view")]
+    train(study, [VARIANTS["teacher"], *variants], [0])
+    cards = {
+        path.parent.name: json.loads(path.read_text()) for path in study.root.glob("trained/teacher-*/teacher.json")
+    }
+    assert sorted(card["preprocessing"]["enhancer"]["name"] for card in cards.values()) == ["gamma", *["zero_dce"] * 2]
+    assert len(list(study.root.glob("trained/enhancer-*-0/enhancer.safetensors"))) == 1
+    train(study, [variant_of("light teacher enhancer.name=gamma")], [0])
+    assert len(list(study.root.glob("trained/teacher-*"))) == len(cards)
 
 
 def test_a_run_prepared_anew_shares_no_teacher_with_what_it_was(study):

@@ -26,7 +26,7 @@ from pipeline.studies.variants import Settings, Variant, settings_for
 from pipeline.training.classification import weights_files
 from pipeline.training.work_folder import cache_policy, work_root
 from pipeline.version import VERSION
-from stages import baseline, logits, student, teacher
+from stages import baseline, enhancer, logits, student, teacher
 
 TRAIN_AGAIN = "remove it to train again"
 
@@ -58,6 +58,11 @@ class Study:
     def statistics(self) -> Path:
         """Of the dark training frames."""
         return self.folder / "statistics.json"
+
+    @property
+    def enhancer(self) -> Path:
+        """Of the run's own settings."""
+        return self.folder / "enhancer.safetensors"
 
     @property
     def root(self) -> Path:
@@ -157,14 +162,14 @@ def key_of(study: Study, variant: Variant, settings: Settings) -> str:
 
 def _inputs(study: Study, settings: Settings, parts: Sequence[str]) -> list[Any]:
     """What stages make their outs from: version, precision, these sections, and the files' hashes."""
-    inputs = [study.clip_index, study.statistics, study.folder / "enhancer.safetensors"]
+    inputs = [study.clip_index, study.statistics, study.enhancer]
     for path in inputs:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; run `dvc repro enhancer@{study.folder.name}` first")
     weights = [
         file
         for part in parts
-        if part in ("teacher", "student")
+        if part in ("enhancer", "teacher", "student")
         for file in weights_files(settings.values[part]["weights"])
     ]
     files = [sha256_of(path) for path in (*inputs, *weights)]
@@ -186,6 +191,32 @@ def _place(study: Study, name: str) -> Path:
     return folder
 
 
+def _enhancer(study: Study, settings: Settings, seed: int) -> Path:
+    """The run's enhancer, or one of the variant's own settings.
+
+    Each seed makes its own, so that studies of other seeds may run at once; enhancer.seed makes them alike.
+    """
+    section = settings.values["enhancer"]
+    if all(section[key] == value for key, value in read_params(study.params)["enhancer"].items() if key != "on"):
+        return study.enhancer
+    place = _place(study, f"enhancer-{_hash(_inputs(study, settings, ('enhancer',)))}-{seed}")
+    made = place / "enhancer.safetensors"
+    # the stage writes its checkpoint last
+    if not made.is_file():
+        enhancer.run(
+            study.clip_index,
+            study.videos,
+            made,
+            place / "enhancer.png",
+            place / "enhancer.json",
+            config=settings.configs["enhancer"],
+            views=settings.configs["views"],
+            compute=settings.configs["compute"],
+            device=study.device,
+        )
+    return made
+
+
 def _trained(study: Study, variant: Variant, settings: Settings, seed: int) -> Path:
     """The checkpoint of a training."""
     machine: dict[str, Any] = {"compute": settings.configs["compute"], "device": study.device}
@@ -199,7 +230,7 @@ def _trained(study: Study, variant: Variant, settings: Settings, seed: int) -> P
                 study.clip_index,
                 study.videos,
                 study.statistics,
-                study.folder / "enhancer.safetensors",
+                _enhancer(study, settings, seed),
                 *(taught / f"teacher{end}" for end in (".safetensors", ".json", "_curve.csv", "_timings.json")),
                 config=settings.configs["teacher"],
                 enhancer_on=settings.configs["enhancer"].on,

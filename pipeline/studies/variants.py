@@ -10,7 +10,16 @@ from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig
 from pipeline.params import parse
 from pipeline.presets import override
 
-STAGES = ("baseline", "teacher", "student")
+STAGES = {
+    "baseline": ("views", "logits", "student"),
+    "teacher": ("views", "enhancer", "teacher"),
+    "student": ("views", "enhancer", "teacher", "logits", "student"),
+}
+"""Whose test a study measures, and the sections of params.yaml that its training takes."""
+MEASURED = ("compute.precision", "evaluate.clips", "evaluate.crops", "evaluate.average")
+"""What else a training's answers depend on."""
+SEEDED = ("views", "teacher", "student")
+"""Sections whose seed a study sets."""
 RESERVED = "trained"
 """Where a study keeps checkpoints, beside the variants' answers."""
 
@@ -24,6 +33,17 @@ class Variant:
     """baseline, teacher or student: whose test is measured. A student's teacher is trained with the same changes."""
     changes: tuple[str, ...] = ()
     """SECTION.KEY=VALUE, on top of params.yaml."""
+
+    def __post_init__(self) -> None:
+        for change in self.changes:
+            path = change.partition("=")[0]
+            section, _, key = path.partition(".")
+            if path in MEASURED or section not in SECTION_TYPES:
+                continue
+            if section in SEEDED and key == "seed":
+                raise ValueError(f"variant {self.name}: {path} is set by the study's seeds; leave it out")
+            if section not in STAGES[self.stage] or (self.stage == "baseline" and key in STUDENT_ONLY):
+                raise ValueError(f"variant {self.name}: {path} has no effect on a {self.stage} here; leave it out")
 
 
 VARIANTS = {
@@ -45,7 +65,7 @@ def variant_of(text: str) -> Variant:
     """A variant by its name, or a new one written as `NAME STAGE SECTION.KEY=VALUE ...`.
 
     Raises:
-        ValueError: no such variant or stage, or a name that is no plain word.
+        ValueError: no such variant or stage, a name that is no plain word, or a change that changes nothing.
     """
     name, *more = shlex.split(text) or [""]
     if not more:
@@ -81,7 +101,7 @@ def settings_for(params: Mapping[str, Any], changes: Sequence[str], *, seed: int
         ValueError: a change of no key, or values out of their range.
     """
     values = override(copy.deepcopy({section: params[section] for section in SECTION_TYPES}), changes)
-    for section in ("views", "teacher", "student"):
+    for section in SEEDED:
         values[section]["seed"] = seed
     configs = {name: parse(kind, values[name], where=name) for name, kind in SECTION_TYPES.items()}
     configs["baseline"] = parse(BaselineConfig, values["student"], where="student", extra=STUDENT_ONLY)
