@@ -265,6 +265,20 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
     """
     for section, kind in SECTION_TYPES.items():
         parse(kind, params[section], where=section)
+    check_together(params)
+    for key, places in params["inputs"].items():
+        for name_of_place in ("videos", "train", "test"):
+            _check_for_shell(f"inputs.{key}.{name_of_place}", places[name_of_place])
+    if path.exists() and not force and is_edited(path):
+        raise ValueError(f"{path}: was edited since `dlkdd use` wrote it; keep a copy, then add --force to replace it")
+    body = _as_yaml(params)
+    header = f"# Written by `dlkdd use {name}`; what each key means: pipeline/config.py. Edit freely.\n"
+    with replacing(path) as partial:
+        partial.write_text(f"{header}# sha256 {_digest(body)}\n{body}", encoding="utf-8")
+
+
+def check_together(params: Mapping[str, Any]) -> None:
+    """Refuse sections that do not go together, with a ValueError."""
     if params["views"]["mode"] == "fixed" and params["logits"]["views"] != 1:
         raise ValueError("logits.views: views.mode: fixed has one view a clip; set logits.views to 1")
     if params["evaluate"]["crops"] == "ten" and not params["views"]["flip"]:
@@ -279,15 +293,6 @@ def write_params(path: Path, params: Mapping[str, Any], *, name: str, force: boo
     for section in ("teacher", "student"):
         if params[section]["select"] == "best" and params["prepare"]["holdout"] == 0:
             raise ValueError(f"{section}.select: best needs held-out scenes; set prepare.holdout to 1 or more")
-    for key, places in params["inputs"].items():
-        for name_of_place in ("videos", "train", "test"):
-            _check_for_shell(f"inputs.{key}.{name_of_place}", places[name_of_place])
-    if path.exists() and not force and is_edited(path):
-        raise ValueError(f"{path}: was edited since `dlkdd use` wrote it; keep a copy, then add --force to replace it")
-    body = _as_yaml(params)
-    header = f"# Written by `dlkdd use {name}`; what each key means: pipeline/config.py. Edit freely.\n"
-    with replacing(path) as partial:
-        partial.write_text(f"{header}# sha256 {_digest(body)}\n{body}", encoding="utf-8")
 
 
 def is_edited(path: Path) -> bool:

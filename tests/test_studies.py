@@ -133,6 +133,8 @@ def test_settings_take_the_changes_and_one_seed_for_all_that_training_draws():
     assert params["student"]["kd_weight"] == 1.5
     with pytest.raises(ValueError, match=r"unknown key 'student\.colour'"):
         settings_for(params, ("student.colour=3",), seed=0)
+    with pytest.raises(ValueError, match=r"logits\.views: views\.mode: fixed has one view a clip"):
+        settings_for(params, ("views.mode=fixed", "logits.views=3"), seed=0)
 
 
 # --- trainings ---

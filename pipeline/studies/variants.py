@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config import SECTION_TYPES, STUDENT_ONLY, BaselineConfig
 from pipeline.params import parse
-from pipeline.presets import override
+from pipeline.presets import check_together, override
 
 STAGES = {
     "baseline": ("views", "logits", "student"),
@@ -98,11 +98,12 @@ def settings_for(params: Mapping[str, Any], changes: Sequence[str], *, seed: int
     """The sections with a variant's changes, where everything that is drawn in training follows one seed.
 
     Raises:
-        ValueError: a change of no key, or values out of their range.
+        ValueError: a change of no key, values out of their range, or sections that do not go together.
     """
     values = override(copy.deepcopy({section: params[section] for section in SECTION_TYPES}), changes)
     for section in SEEDED:
         values[section]["seed"] = seed
+    check_together(values)
     configs = {name: parse(kind, values[name], where=name) for name, kind in SECTION_TYPES.items()}
     configs["baseline"] = parse(BaselineConfig, values["student"], where="student", extra=STUDENT_ONLY)
     return Settings(values=values, configs=configs)
