@@ -6,7 +6,9 @@ python benchmarks/studies.py egogest-5-1 egogest-5-2 egogest-5-3 --root FOLDER -
 python benchmarks/studies.py arid-forward arid-back --root FOLDER
 python benchmarks/studies.py --list
 
-Each study works in `data/studies/NAME`, and goes on where it was stopped; what is saved already of other seeds stays.
+Each study works in `data/studies/NAME`, and goes on where it was stopped. What it found is saved in
+`data/studies/saved`, or with `--into docs/results/studies` added to what this project has; of the same seeds it must
+then be the same.
 Trainings run in --jobs processes of one thread each, so that the figures do not depend on how many there are. One call
 at a time in one --folder.
 """
@@ -23,7 +25,6 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parents[1]
-SAVED = ROOT / "docs/results"
 RUN = "night"
 MAIN = ("baseline", "teacher", "student")
 CONTROLS = ("dark-teacher", "dark-student", "smoothed", "shuffled")
@@ -273,7 +274,7 @@ def numbers(text):
 @click.option("--only", is_flag=True, help="Train no other variants than those of --variant.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Trainings at once.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("data/studies"), show_default=True)
-@click.option("--into", type=click.Path(path_type=Path), help="Save here. [docs/results/studies, or recipes]")
+@click.option("--into", type=click.Path(path_type=Path), help="Save here. [FOLDER/saved/studies, or recipes]")
 def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     """Run the studies NAMES."""
     if listed:
@@ -297,7 +298,8 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
         words += ["--note", plan.note]
         words += ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []
-        saved = (into or SAVED / ("recipes" if name.startswith("recipe-") else "studies")).resolve()
+        kind = "recipes" if name.startswith("recipe-") else "studies"
+        saved = (into or folder / "saved" / kind).resolve()
         dlkdd("study", "save", run, saved / f"{name}.json", *words, cwd=place)
         dlkdd("table", "--studies", saved, cwd=ROOT)
 

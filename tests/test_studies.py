@@ -351,8 +351,9 @@ def test_splits_of_one_data_set_share_a_row():
     assert difference(both, "student", "baseline").mean == 1 / 16
     assert difference(both, "student", "baseline").groups == 4
     assert (both.train_clips, both.commit, both.recipes) == (20, "abc", 2)
-    more = pooled([first, dataclasses.replace(second, commit="def", hardware="b", recipes=5)])
+    more = pooled([first, dataclasses.replace(second, commit="def", hardware="b", recipes=5, mean_luma=60.0)])
     assert (more.commit, more.hardware, more.recipes) == ("abc; def", "a machine; b", 5)
+    assert more.mean_luma == (first.mean_luma + 60) / 2
     other = Trained(stage="student", changes=("student.lr=2",), seconds=1, hits={"0": "11000000"})
     for change, said in (
         ({"classes": 5}, "late: found test clips of 5 classes, wanted those of night, test and 4"),

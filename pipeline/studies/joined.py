@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pipeline.studies.saved import Saved, Trained
 
 SEEDS = ("views.seed", "teacher.seed", "student.seed")
@@ -61,7 +63,7 @@ def _joined(name: str, kept: Trained, new: Trained) -> Trained:
 def pooled(studies: Sequence[Saved]) -> Saved:
     """Several splits of a data set as one study, of the variants and seeds that all have.
 
-    A clip that several of them test counts each time; its scene is drawn whole. Training clips are the mean.
+    A clip that several of them test counts each time; its scene is drawn whole. Training clips and light are means.
 
     Raises:
         ValueError: they are not of the same subset, classes, settings and variants.
@@ -90,12 +92,14 @@ def pooled(studies: Sequence[Saved]) -> Saved:
             seconds=sum(part.seconds for part in parts),
             hits={seed: "".join(part.hits[seed] for part in parts) for seed in sorted(seeds, key=int)},
         )
+    sizes = [len(study.groups) for study in studies]
     return dataclasses.replace(
         first,
         title=first.pool,
         note="",
         pool="",
         train_clips=round(sum(study.train_clips for study in studies) / len(studies)),
+        mean_luma=round(float(np.average([study.mean_luma for study in studies], weights=sizes)), 2),
         groups=tuple(group for study in studies for group in study.groups),
         recipes=max(study.recipes for study in studies),
         commit=_both(*(study.commit for study in studies)),
