@@ -83,8 +83,6 @@ def rendered(exposure):
 
 GESTURES = ("--no-flip", "--model", "r2plus1d_tiny", "--size", "64")
 """Neither mirrored nor cut to a part of the gesture: left and right, up and down are classes."""
-
-
 STILL_LESS = ("teacher.remove_temporal_mean=true", "student.remove_temporal_mean=true")
 WEIGHTS = "{pretrained}"
 """Stands in a variant for the weights of the baseline of PRETRAINED."""
@@ -288,11 +286,11 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
             raise click.UsageError(f"{name} needs --root, the folder of its data set")
         place = (folder / name).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        needed = plan.pretrained or any(WEIGHTS in variant for variant in plan.variants)
+        variants = [*(() if only else plan.variants), *(CONTROLS if controls else ()), *more]
+        needed = plan.pretrained or any(WEIGHTS in variant for variant in variants)
         weights = pretrained(folder) if needed else None
         settings = (f"teacher.weights={weights}", f"student.weights={weights}") if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
-        variants = [*(() if only else plan.variants), *(CONTROLS if controls else ()), *more]
         variants = [variant.replace(WEIGHTS, str(weights)) for variant in variants]
         train(run, place, numbers(seeds or plan.seeds), variants, jobs, plan.subset)
         words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
