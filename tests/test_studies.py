@@ -324,6 +324,9 @@ def test_the_table_shows_means_intervals_and_dashes():
     assert "; opened before; commit aaaaaaa; xyz; a machine; " in table.notes[0]
     one_scene = tables([dataclasses.replace(two, groups=("a",) * 8)])[0]
     assert one_scene.rows[0][4] == "0.438 (-) x2"
+    assert "; one scene shows no spread: no intervals; " in one_scene.notes[0]
+    nowhere = tables([dataclasses.replace(two, groups=tuple(f"clip:{name}" for name in "abcdefgh"))])[0]
+    assert (table.rows[0][1], nowhere.rows[0][1]) == ("8 / 7", "8 / unknown")
     controls = tables([saved(student=("11110000",), shuffled=("11100000",))])[1]
     assert controls.rows[0][controls.header.index("student - shuffled")].startswith("+0.125 (")
 

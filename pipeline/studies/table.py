@@ -72,7 +72,7 @@ def _table(title: str, studies: Sequence[Saved], variants: Sequence[str], pairs:
     rows = [
         (
             study.title,
-            f"{len(study.groups)} / {len(set(study.groups))}",
+            f"{len(study.groups)} / {len(_known_scenes(study)) or 'unknown'}",
             *(_share(study, name) for name in variants),
             *(_difference(study, *pair) for pair in pairs),
         )
@@ -113,10 +113,14 @@ def _cell(found: Estimate | None, sign: str) -> str:
     return f"{found.mean:{sign}.3f} ({spread}) x{found.seeds}"
 
 
+def _known_scenes(study: Saved) -> set[str]:
+    return {scene for scene in study.groups if not scene.startswith(UNKNOWN)}
+
+
 def _note(study: Saved) -> str:
     hours = sum(trained.seconds for trained in study.variants.values()) / 3600
     scenes = set(study.groups)
-    unknown = sum(scene.startswith(UNKNOWN) for scene in scenes)
+    unknown = len(scenes) - len(_known_scenes(study))
     words = [
         f"top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
         f"{1 / study.classes:.3f}, mean luma {study.mean_luma:.1f} of 255, {study.train_clips} training clips",
@@ -124,7 +128,9 @@ def _note(study: Saved) -> str:
     ]
     if unknown:
         words.append(f"{unknown} clips of unknown scenes are drawn one by one")
-    if len(scenes) < FEW_SCENES:
+    if len(scenes) == 1:
+        words.append("one scene shows no spread: no intervals")
+    elif len(scenes) < FEW_SCENES:
         words.append(f"{len(scenes)} scenes: the intervals are too narrow")
     words.append(f"{study.recipes} recipes tried on clips set aside, before")
     words += [study.note] if study.note else []
