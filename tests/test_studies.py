@@ -539,6 +539,9 @@ def test_held_out_clips_choose_no_epoch_of_what_they_measure(study):
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+    params = YAML(typ="safe").load(study.params.read_text())
+    params["prepare"]["holdout"] = 1
+    presets.write_params(study.params, params, name="demo", force=True)
     study = dataclasses.replace(study, subset="holdout")
     with pytest.raises(ValueError, match=r"student\.select: best picks the epoch on the held-out clips"):
         train(study, [variant_of("best baseline student.select=best")], [0])
