@@ -24,6 +24,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.study import numbers_in
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "night"
 MAIN = ("baseline", "teacher", "student")
@@ -256,12 +258,6 @@ def pretrained(folder):
     return place / "data" / run / "study/test/trained/baseline-0/baseline.safetensors"
 
 
-def numbers(text):
-    """`0-9` as numbers."""
-    first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
-
-
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--list", "listed", is_flag=True, help="Print the names.")
@@ -292,7 +288,7 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         settings = (f"teacher.weights={weights}", f"student.weights={weights}") if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
         variants = [variant.replace(WEIGHTS, str(weights)) for variant in variants]
-        train(run, place, numbers(seeds or plan.seeds), variants, jobs, plan.subset)
+        train(run, place, numbers_in(seeds or plan.seeds), variants, jobs, plan.subset)
         words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
         words += ["--note", plan.note]
         words += ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []

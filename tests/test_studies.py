@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from pipeline import presets
 from pipeline.cli import cli
-from pipeline.commands.study import _numbers
+from pipeline.commands.study import numbers_in
 from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.gathered import Words, _groups, gather, read_scenes
@@ -135,6 +135,8 @@ def test_settings_take_the_changes_and_one_seed_for_all_that_training_draws():
         settings_for(params, ("student.colour=3",), seed=0)
     with pytest.raises(ValueError, match=r"logits\.views: views\.mode: fixed has one view a clip"):
         settings_for(params, ("views.mode=fixed", "logits.views=3"), seed=0)
+    with pytest.raises(ValueError, match=r"enhancer\.name=gamma: has no effect where teacher\.input is dark"):
+        settings_for(params, ("teacher.input=dark", "enhancer.name=gamma"), seed=0)
 
 
 # --- trainings ---
@@ -551,7 +553,7 @@ def test_held_out_clips_choose_no_epoch_of_what_they_measure(study):
 
 @pytest.mark.parametrize(("text", "numbers"), [("0-3", [0, 1, 2, 3]), ("5", [5]), ("1,4-5,1", [1, 4, 5])])
 def test_seeds_are_numbers_and_ranges(text, numbers):
-    assert _numbers(text) == numbers
+    assert numbers_in(text) == numbers
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-3", "3-1", "1,,2"])

@@ -70,7 +70,7 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
     train(
         _prepared(run, folder, subset, params),
         [variant_of(text) for text in variants],
-        _numbers(seeds),
+        numbers_in(seeds),
     )
 
 
@@ -149,14 +149,18 @@ def _prepared(run: str, folder: Path | None, subset: str, params: Path) -> "Stud
     )
 
 
-def _numbers(text: str) -> list[int]:
-    """`0-3,7` as numbers."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise click.UsageError(f"--seeds {text}: wanted numbers and ranges, such as 0-9 or 0,3,5")
+def numbers_in(seeds: str) -> list[int]:
+    """`0-3,7` as numbers, each once.
+
+    Raises:
+        click.UsageError: it is written otherwise, or holds no number.
+    """
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", seeds):
+        raise click.UsageError(f"--seeds {seeds}: wanted numbers and ranges, such as 0-9 or 0,3,5")
     found: list[int] = []
-    for part in text.split(","):
+    for part in seeds.split(","):
         first, _, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)
     if not found:
-        raise click.UsageError(f"--seeds {text}: holds no number; write the smaller one first")
+        raise click.UsageError(f"--seeds {seeds}: holds no number; write the smaller one first")
     return list(dict.fromkeys(found))

@@ -98,9 +98,13 @@ def settings_for(params: Mapping[str, Any], changes: Sequence[str], *, seed: int
     """The sections with a variant's changes, where everything that is drawn in training follows one seed.
 
     Raises:
-        ValueError: a change of no key, values out of their range, or sections that do not go together.
+        ValueError: a change of no key, values out of their range, sections that do not go together, or a change of the
+            enhancer for a teacher of dark frames.
     """
     values = override(copy.deepcopy({section: params[section] for section in SECTION_TYPES}), changes)
+    lit = next((change for change in changes if change.startswith("enhancer.")), None)
+    if lit is not None and values["teacher"]["input"] == "dark":
+        raise ValueError(f"{lit}: has no effect where teacher.input is dark; leave it out")
     for section in SEEDED:
         values[section]["seed"] = seed
     check_together(values)
