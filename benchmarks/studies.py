@@ -274,6 +274,8 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     if listed:
         print(*PLANS, sep="\n")
         return
+    if only and not more:
+        raise click.UsageError("--only: wanted a --variant to train")
     for name in names:
         if name not in PLANS:
             raise click.UsageError(f"{name}: wanted one of {', '.join(PLANS)}")

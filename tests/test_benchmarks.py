@@ -89,3 +89,9 @@ def test_whole_studies_or_single_variants_start_from_the_pretrained_network(monk
     assert starts == {name: weights if "pretrained" in name else None for name in starts}
     assert len(starts) == studies.PLANS["egogest-8-1"].recipes
     assert trained["egogest-8-1"] == list(studies.MAIN)
+
+
+def test_only_without_a_variant_is_refused():
+    result = CliRunner().invoke(studies.main, ["rendered-5", "--only"])
+    assert result.exit_code == 2
+    assert "--only: wanted a --variant" in result.output

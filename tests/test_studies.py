@@ -22,10 +22,10 @@ from pipeline.cli import cli
 from pipeline.commands.study import numbers_in
 from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
-from pipeline.studies.gathered import Words, _groups, gather, read_scenes
+from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
 from pipeline.studies.runner import Study, train
-from pipeline.studies.saved import Saved, Trained, read, write
+from pipeline.studies.saved import Saved, Trained, Words, read, write
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
 from pipeline.tables.paper_text import as_markdown
@@ -65,6 +65,30 @@ def test_with_few_scenes_the_intervals_are_too_narrow():
             held[scenes] += (found.low <= 0 <= found.high) / 300
     assert 0.70 <= held[3] <= 0.90
     assert held[3] + 0.03 < held[8] <= 0.97
+
+
+def test_with_few_seeds_the_intervals_are_too_narrow():
+    """As the tables' notes and docs/use_study.md say."""
+    held, groups = {}, np.repeat(np.arange(20), 5).tolist()
+    for seeds in (3, 10):
+        rng, held[seeds] = np.random.default_rng(2), 0
+        for trial in range(300):
+            of_seed, of_scene = rng.normal(0, 1, (seeds, 1)), np.repeat(rng.normal(0, 1, 20), 5)
+            values = of_seed + of_scene + rng.normal(0, 2, (seeds, 100))
+            found = bootstrap(values, groups, resamples=400, seed=trial)
+            held[seeds] += (found.low <= 0 <= found.high) / 300
+    assert 0.70 <= held[3] <= 0.90
+    assert held[3] + 0.03 < held[10] <= 0.97
+
+
+def test_where_only_single_answers_differ_the_interval_is_too_wide():
+    """As docs/use_study.md says: what is each answer's own is drawn with the seeds, with the clips, and with both."""
+    rng = np.random.default_rng(3)
+    widths, needed = [], 2 * 1.96 / np.sqrt(10 * 96)
+    for trial in range(40):
+        found = bootstrap(rng.normal(0, 1, (10, 96)), list(range(96)), resamples=400, seed=trial)
+        widths.append(found.high - found.low)
+    assert 1.5 <= np.mean(widths) / needed <= 1.8
 
 
 def test_scenes_and_seeds_that_differ_widen_the_interval():
@@ -313,24 +337,46 @@ def test_the_table_shows_means_intervals_and_dashes():
     assert row[6] == "+0.125 (-) x1"
     assert "2 recipes tried on clips set aside, before" in table.notes[0]
     assert "mean luma 8.0 of 255" in table.notes[0]
-    assert "; 4 scenes: the intervals are too narrow; " in table.notes[0]
+    assert (
+        "; 4 scenes: the intervals are too narrow; the intervals of fewer than 8 seeds are too narrow; "
+        in (table.notes[0])
+    )
     assert "1.0 h" in table.notes[0]
     assert "| night | 8 / 4 | 0.375 (" in as_markdown([table])
     two = saved(student=("11110000", "10110000"), baseline=("11100000", "11000000", "11000000"))
-    two = dataclasses.replace(two, groups=("clip:1", *"abcdefg"), note="opened before", commit=f"{'a' * 40}; xyz")
+    two = dataclasses.replace(two, groups=tuple("abcdefgh"), note="opened before", commit=f"{'a' * 40}; xyz")
     (table,) = tables([two])
     assert re.fullmatch(r"0\.438 \(0\.\d{3} to 0\.\d{3}\) x2", table.rows[0][4])
     assert re.fullmatch(r"\+0\.125 \([+-]0\.\d{3} to \+0\.\d{3}\) x2", table.rows[0][6])
-    assert "too narrow" not in table.notes[0]
-    assert "; 1 clips of unknown scenes are drawn one by one; " in table.notes[0]
+    assert "scenes: the intervals are too narrow" not in table.notes[0]
+    assert "unknown" not in table.notes[0]
+    mixed = tables([dataclasses.replace(two, groups=("clip:1", *"abcdefg"))])[0]
+    assert "; 1 clips of unknown scenes are drawn one by one: too narrow where they share some; " in mixed.notes[0]
+    assert "; 7 scenes: the intervals are too narrow; " in mixed.notes[0]
+    many = {name: dataclasses.replace(two.variants[name], hits={}) for name in two.variants}
+    for trained in many.values():
+        trained.hits.update({str(seed): "11110000" for seed in range(8)})
+    assert "too narrow" not in tables([dataclasses.replace(two, variants=many)])[0].notes[0]
     assert "; opened before; commit aaaaaaa; xyz; a machine; " in table.notes[0]
     one_scene = tables([dataclasses.replace(two, groups=("a",) * 8)])[0]
     assert one_scene.rows[0][4] == "0.438 (-) x2"
     assert "; one scene shows no spread: no intervals; " in one_scene.notes[0]
     nowhere = tables([dataclasses.replace(two, groups=tuple(f"clip:{name}" for name in "abcdefgh"))])[0]
-    assert (table.rows[0][1], nowhere.rows[0][1]) == ("8 / 7", "8 / unknown")
+    assert (mixed.rows[0][1], nowhere.rows[0][1]) == ("8 / 7", "8 / unknown")
+    assert "scenes: the intervals" not in nowhere.notes[0]
     controls = tables([saved(student=("11110000",), shuffled=("11100000",))])[1]
     assert controls.rows[0][controls.header.index("student - shuffled")].startswith("+0.125 (")
+    answered = {"teacher": ("11110000",), "dark-teacher": ("11100000",), "baseline": ("11000000",)}
+    main, light = tables([saved(**answered)])
+    assert light.header[2:] == (
+        "teacher",
+        "dark-teacher",
+        "baseline",
+        "teacher - dark-teacher",
+        "dark-teacher - baseline",
+    )
+    assert [cell.split()[0] for cell in light.rows[0][2:]] == ["0.500", "0.375", "0.250", "+0.125", "+0.125"]
+    assert light.notes == () != main.notes  # once is enough
 
 
 def test_further_variants_stand_beside_what_they_change():
@@ -355,7 +401,9 @@ def test_splits_of_one_data_set_share_a_row():
     assert set(both.variants) == {"student", "baseline"}
     assert difference(both, "student", "baseline").mean == 1 / 16
     assert difference(both, "student", "baseline").groups == 4
-    assert (both.train_clips, both.commit, both.recipes) == (20, "abc", 2)
+    assert (both.train_clips, both.commit, both.recipes, both.note) == (20, "abc", 2, "")
+    noted = [dataclasses.replace(first, note="one start; seen"), dataclasses.replace(second, note="one start")]
+    assert pooled(noted).note == "one start; night: seen"
     more = pooled([first, dataclasses.replace(second, commit="def", hardware="b", recipes=5, mean_luma=60.0)])
     assert (more.commit, more.hardware, more.recipes) == ("abc; def", "a machine; b", 5)
     assert more.mean_luma == (first.mean_luma + 60) / 2
@@ -475,7 +523,7 @@ def test_the_commands_train_save_and_print(study, monkeypatch):
         ["study", "run", "demo", "--seeds", "0", "--variant", "baseline"],
         ["study", "run", "demo", "--seeds", "0", "--variant", "free student student.kd_weight=0"],
         ["study", "save", "demo", "studies/night.json", "--title", "the night", "--recipes", "3"],
-        ["study", "save", "demo", "studies/night.json", "--title", "the night", "--recipes", "3", "--add"],
+        ["study", "save", "demo", "studies/night.json", "--note", "seen", "--add"],
         ["table", "--studies", "studies"],
         ["table", "--studies", "studies", "--format", "latex"],
     ):
@@ -483,6 +531,8 @@ def test_the_commands_train_save_and_print(study, monkeypatch):
         assert result.exit_code == 0, (result.output, result.exception)
     assert "the night" in result.output
     found = read(study.params.parent / "studies/night.json")
+    # what was said before stays
+    assert found.words() == Words(title="the night", note="seen", pool="", recipes=3)
     # without soft targets the student is the baseline
     assert found.variants["free"].hits == found.variants["baseline"].hits
     assert found.variants["free"].changes == ("student.kd_weight=0",)

@@ -1,8 +1,9 @@
 """`dlkdd study`: the same training with many seeds, with its controls, and what can be concluded."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -78,13 +79,16 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
 @click.argument("run", shell_complete=run_names)
 @click.argument("file", type=PATH)
 @click.option("--title", help="What the table calls it. [RUN]")
-@click.option("--pool", default="", help="Row that it shares with the other splits of its data set.")
+@click.option("--pool", help="Row that it shares with the other splits of its data set. [none]")
 @click.option("--scenes", type=PATH, help="Table of `path` and `scene` of clips whose names do not tell the scene.")
+@click.option("--recipes", type=click.IntRange(0), help="Settings tried on clips set aside before. [0]")
+@click.option("--note", help="Printed below the table, such as what the test clips were used for before. [none]")
 @click.option(
-    "--recipes", type=click.IntRange(0), default=0, show_default=True, help="Settings tried on clips set aside before."
+    "--add",
+    is_flag=True,
+    help="Keep the trainings that FILE holds already, of other seeds or variants, and what it says of the study where "
+    "you say nothing.",
 )
-@click.option("--note", default="", help="Printed below the table, such as what the test clips were used for before.")
-@click.option("--add", is_flag=True, help="Keep the trainings that FILE holds already, of other seeds or variants.")
 @FOLDER_OPTION
 @SUBSET
 @params_option
@@ -92,10 +96,10 @@ def save(
     run: str,
     file: Path,
     title: str | None,
-    pool: str,
+    pool: str | None,
     scenes: Path | None,
-    recipes: int,
-    note: str,
+    recipes: int | None,
+    note: str | None,
     add: bool,
     folder: Path | None,
     subset: str,
@@ -109,17 +113,20 @@ def save(
     Example:
       dlkdd study save night studies/night.json --scenes scenes.tsv --recipes 4
     """  # noqa: D301
-    from pipeline.studies.gathered import Words, gather, read_scenes
+    from pipeline.studies.gathered import gather, read_scenes
     from pipeline.studies.joined import added
-    from pipeline.studies.saved import read, write
+    from pipeline.studies.saved import Words, read, write
 
+    kept = read(file) if add and file.exists() else None
+    unsaid = Words(title=run, note="", pool="", recipes=0) if kept is None else kept.words()
+    given: dict[str, Any] = {"title": title, "note": note, "pool": pool, "recipes": recipes}
     found = gather(
         _prepared(run, folder, subset, params),
-        Words(title=title or run, note=note, pool=pool, recipes=recipes),
+        replace(unsaid, **{name: value for name, value in given.items() if value is not None}),
         scenes={} if scenes is None else read_scenes(scenes),
     )
-    if add and file.exists():
-        found = added(read(file), found)
+    if kept is not None:
+        found = added(kept, found)
     write(file, found)
     trained = ", ".join(f"{name} x{len(variant.hits)}" for name, variant in found.variants.items())
     click.echo(f"{file}: {trained}; {len(found.groups)} clips of {len(set(found.groups))} scenes")

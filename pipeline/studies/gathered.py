@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,11 @@ from pipeline.config import SECTION_TYPES
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params
 from pipeline.studies.runner import TRAIN_AGAIN, Study, key_of, require_key
-from pipeline.studies.saved import Saved, Trained
+from pipeline.studies.saved import Saved, Trained, Words
 from pipeline.studies.variants import RESERVED, Variant, settings_for
 
 UNKNOWN = "clip:"
 """Begins the group of a clip whose scene is unknown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """What a study cannot tell of itself."""
-
-    title: str
-    """What the row of a table is called."""
-    note: str
-    """Printed below the table."""
-    pool: str
-    """What the row is called that the study shares with others; empty for none."""
-    recipes: int
-    """Settings that were tried on clips set aside, before."""
 
 
 def gather(study: Study, words: Words, *, scenes: Mapping[str, str]) -> Saved:

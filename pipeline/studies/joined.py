@@ -17,7 +17,7 @@ SAME_LIGHT = 0.01
 def added(kept: Saved, new: Saved) -> Saved:
     """A saved study with trainings of another time or machine added.
 
-    What is said of the study (title, note, pool, scenes, recipes) is the newer one's; commits and hardware are both's.
+    What is said of the study (title, note, pool, recipes) is the newer one's; commits and hardware are both's.
 
     Raises:
         ValueError: they are not of the same clips, light and settings, or hold other answers of the same training.
@@ -63,7 +63,8 @@ def _joined(name: str, kept: Trained, new: Trained) -> Trained:
 def pooled(studies: Sequence[Saved]) -> Saved:
     """Several splits of a data set as one study, of the variants and seeds that all have.
 
-    A clip that several of them test counts each time; its scene is drawn whole. Training clips and light are means.
+    A clip that several of them test counts each time; its scene is drawn whole. Training clips and light are means;
+    what the notes say of some of them stands behind their titles.
 
     Raises:
         ValueError: they are not of the same subset, classes, settings and variants.
@@ -96,7 +97,7 @@ def pooled(studies: Sequence[Saved]) -> Saved:
     return dataclasses.replace(
         first,
         title=first.pool,
-        note="",
+        note=_notes(studies),
         pool="",
         train_clips=round(sum(study.train_clips for study in studies) / len(studies)),
         mean_luma=round(float(np.average([study.mean_luma for study in studies], weights=sizes)), 2),
@@ -106,6 +107,15 @@ def pooled(studies: Sequence[Saved]) -> Saved:
         hardware=_both(*(study.hardware for study in studies)),
         variants=variants,
     )
+
+
+def _notes(studies: Sequence[Saved]) -> str:
+    """Their notes, each part once, and with the titles of those that it is of where others lack it."""
+    titles: dict[str, list[str]] = {}
+    for study in studies:
+        for part in study.note.split("; ") if study.note else ():
+            titles.setdefault(part, []).append(study.title)
+    return "; ".join(part if len(of) == len(studies) else f"{', '.join(of)}: {part}" for part, of in titles.items())
 
 
 def _require_same_training(where: str, found: Trained, wanted: Trained, *, remedy: str) -> None:

@@ -16,6 +16,20 @@ REMEDY = "save the study again"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a study cannot tell of itself."""
+
+    title: str
+    """What the row of a table is called."""
+    note: str
+    """Printed below the table; may be empty."""
+    pool: str
+    """What the row is called that the study shares with others, such as splits of one data set; empty for none."""
+    recipes: int
+    """Settings that were tried on clips set aside, before."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """What was found of one variant."""
 
@@ -30,13 +44,9 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved:
+class Saved(Words):
     """A study of one run."""
 
-    title: str
-    """What the row of a table is called."""
-    note: str
-    """Printed below the table; may be empty."""
     subset: str
     """test or holdout."""
     classes: int
@@ -47,10 +57,6 @@ class Saved:
     """Of the clips that are measured, 0 to 255: tells apart the same clips at two exposures."""
     groups: tuple[str, ...]
     """Scene of each clip; `clip:` and a hash of the clip's id where the scene is unknown."""
-    pool: str
-    """What the row is called that this study shares with others, such as splits of one data set; empty for none."""
-    recipes: int
-    """Settings that were tried on clips set aside, before."""
     commit: str
     """Of the code that trained; several are separated by semicolons."""
     hardware: str
@@ -58,6 +64,10 @@ class Saved:
     settings: Mapping[str, Any]
     """Sections of params.yaml."""
     variants: Mapping[str, Trained]
+
+    def words(self) -> Words:
+        """What the study could not tell of itself."""
+        return Words(title=self.title, note=self.note, pool=self.pool, recipes=self.recipes)
 
     def seeds(self, *variants: str) -> list[str]:
         """Seeds that all these variants were trained with."""

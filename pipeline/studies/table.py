@@ -13,11 +13,12 @@ from pipeline.tables.paper_rows import DASH, MODELS
 from pipeline.tables.paper_text import Table
 
 RESAMPLES = 10_000
-FEW_SCENES = 8
+FEW_SCENES = FEW_SEEDS = 8
 """With fewer the intervals are too narrow, see tests/test_studies.py."""
 DRAWS_SEED = 0
 ORDER = (("student", "teacher"), ("student", "baseline"), ("teacher", "baseline"))
 CONTROLS = ("dark-student", "smoothed", "shuffled")
+LIGHT = (("teacher", "dark-teacher"), ("dark-teacher", "baseline"))
 
 
 def read_studies(folder: Path) -> list[Saved]:
@@ -38,14 +39,20 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
     for pool in dict.fromkeys(study.pool for study in studies):
         members = [study for study in studies if study.pool == pool]
         rows += [*members, pooled(members)] if pool and len(members) > 1 else members
+    main = _table("Student, teacher and baseline", rows, MODELS, ORDER, notes=tuple(map(_note, rows)))
+    light = _table(
+        "Teachers with and without light",
+        [study for study in rows if "dark-teacher" in study.variants],
+        ("teacher", "dark-teacher", "baseline"),
+        LIGHT,
+    )
     controls = _table(
         "The student and its controls",
         [study for study in rows if any(name in study.variants for name in CONTROLS)],
-        ("student", "dark-teacher", *CONTROLS),
+        ("student", *CONTROLS),
         [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
     )
-    main = _table("Student, teacher and baseline", rows, MODELS, ORDER)
-    return [main, *(table for table in (controls, _further(rows)) if table.rows)]
+    return [main, *(table for table in (light, controls, _further(rows)) if table.rows)]
 
 
 def _further(studies: Sequence[Saved]) -> Table:
@@ -68,7 +75,14 @@ def _further(studies: Sequence[Saved]) -> Table:
     return Table(title="Further variants", header=header, rows=tuple(rows), notes=())
 
 
-def _table(title: str, studies: Sequence[Saved], variants: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Table:
+def _table(
+    title: str,
+    studies: Sequence[Saved],
+    variants: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    notes: tuple[str, ...] = (),
+) -> Table:
     rows = [
         (
             study.title,
@@ -79,7 +93,7 @@ def _table(title: str, studies: Sequence[Saved], variants: Sequence[str], pairs:
         for study in studies
     ]
     header = ("data", "clips / scenes", *variants, *(f"{first} - {second}" for first, second in pairs))
-    return Table(title=title, header=header, rows=tuple(rows), notes=tuple(map(_note, studies)) if rows else ())
+    return Table(title=title, header=header, rows=tuple(rows), notes=notes)
 
 
 def share(study: Saved, variant: str) -> Estimate | None:
@@ -119,19 +133,22 @@ def _known_scenes(study: Saved) -> set[str]:
 
 def _note(study: Saved) -> str:
     hours = sum(trained.seconds for trained in study.variants.values()) / 3600
-    scenes = set(study.groups)
-    unknown = len(scenes) - len(_known_scenes(study))
+    scenes, known = set(study.groups), len(_known_scenes(study))
+    unknown = len(scenes) - known
+    fewest = min(len(trained.hits) for trained in study.variants.values())
     words = [
         f"top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
         f"{1 / study.classes:.3f}, mean luma {study.mean_luma:.1f} of 255, {study.train_clips} training clips",
         f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds",
     ]
     if unknown:
-        words.append(f"{unknown} clips of unknown scenes are drawn one by one")
+        words.append(f"{unknown} clips of unknown scenes are drawn one by one: too narrow where they share some")
     if len(scenes) == 1:
         words.append("one scene shows no spread: no intervals")
-    elif len(scenes) < FEW_SCENES:
-        words.append(f"{len(scenes)} scenes: the intervals are too narrow")
+    elif 0 < known < FEW_SCENES or len(scenes) < FEW_SCENES:
+        words.append(f"{known or len(scenes)} scenes: the intervals are too narrow")
+    if fewest < FEW_SEEDS:
+        words.append(f"the intervals of fewer than {FEW_SEEDS} seeds are too narrow")
     words.append(f"{study.recipes} recipes tried on clips set aside, before")
     words += [study.note] if study.note else []
     words += [f"commit {_short(study.commit)}", study.hardware, f"{hours:.1f} h"]
