@@ -1,7 +1,7 @@
 """What a student is taught by: its teacher's logits, or controls that keep some of what they hold and take the rest.
 
-A gain over the baseline says nothing of the teacher's light or sight while a control gains as much: smoothed labels
-regularise by the same amount, and shuffled logits hold the same figures, of other clips.
+Smoothed labels soften by the same mean entropy and know nothing of the teacher. Shuffled logits know which classes it
+finds alike, and nothing of the clip. A student's gain over them is of what they lack.
 """
 
 from collections.abc import Sequence
