@@ -455,10 +455,12 @@ def test_trainings_of_several_machines_come_together_in_one_file():
 )
 def test_trainings_of_another_study_are_not_added(change, said):
     kept = dataclasses.replace(saved(student=("11110000",)), settings={"student": {"lr": 1, "seed": 3}})
-    other = {"student": {"lr": 1, "seed": 4}, "compute": {"threads": 3}}
+    other = {"student": {"lr": 1, "seed": 4}, "compute": {"threads": 3}, "evaluate": {"bootstrap": 5}}
     assert added(kept, dataclasses.replace(kept, settings=other, mean_luma=8.04)).variants == kept.variants
     with pytest.raises(ValueError, match=r"settings: found prepare\.seed: 4, wanted prepare\.seed: None"):
-        added(kept, dataclasses.replace(kept, settings=kept.settings | {"prepare": {"seed": 4}}))
+        added(kept, dataclasses.replace(kept, settings=kept.settings | {"prepare": {"seed": 4, "max_seconds": 9}}))
+    with pytest.raises(ValueError, match=r"settings: found evaluate\.crops: five, wanted evaluate\.crops: None"):
+        added(kept, dataclasses.replace(kept, settings=kept.settings | {"evaluate": {"crops": "five"}}))
     with pytest.raises(ValueError, match=said):
         added(kept, dataclasses.replace(kept, **change))
 

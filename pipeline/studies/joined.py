@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.studies.saved import Saved, Trained
+from pipeline.studies.variants import MEASURED, SEEDED
 
-SEEDS = ("views.seed", "teacher.seed", "student.seed")
-"""What a study sets itself, by its own seeds."""
+WITHOUT_EFFECT = (*(f"{section}.seed" for section in SEEDED), "prepare.max_memory_mb", "prepare.max_seconds")
+"""What a study sets by its own seeds, and what no answer depends on, beside the sections of machine and test."""
 SAME_LIGHT = 0.01
 """Share by which mean lumas may differ: machines round differently, exposures differ by a half and more."""
 
@@ -132,7 +133,7 @@ def _of_trainings(saved: Saved) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in SEEDS and (not name.startswith("compute.") or name == "compute.precision")
+        if name in MEASURED or (name not in WITHOUT_EFFECT and name.partition(".")[0] not in ("compute", "evaluate"))
     }
 
 
