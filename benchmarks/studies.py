@@ -31,8 +31,8 @@ RUN = "night"
 MAIN = ("baseline", "teacher", "student")
 CONTROLS = ("dark-teacher", "dark-student", "smoothed", "shuffled")
 EXPOSURES = (0, -2, -4, -5, -6, -8)
-LONG = ("teacher.epochs=30", "student.epochs=30")
-"""Chosen on `recipe-rendered` among 12, 20 and 30 epochs, by the baseline."""
+LONG = ("teacher.epochs=45", "student.epochs=45", "logits.views=45")
+"""Chosen on `recipe-rendered` among 12, 20 and 30 epochs of 5 views, and 30 and 45 with a new view each epoch."""
 PRETRAINED = "pretraining"
 
 
@@ -68,18 +68,19 @@ class Plan:
 
 
 def rendered(exposure):
-    """Rendered clips of 11 classes: 8 scenes to train, 20 others to test."""
+    """Rendered clips of 11 classes: 8 scenes to train, 20 others to test; none of them is the demo's."""
     return Plan(
         name=f"rendered-{-exposure}",
         title=f"rendered, {exposure} EV",
         preset="demo",
         settings=(
             f"render.exposure_ev={float(exposure)}",
+            "render.seed=3000",
             "render.test_clips_per_class=40",
             "render.test_scenes=20",
             *LONG,
         ),
-        recipes=3,
+        recipes=5,
     )
 
 
@@ -140,7 +141,15 @@ PLANS = {
             ),
             subset="holdout",
             seeds="0-2",
-            variants=("baseline", "short baseline student.epochs=12", "long baseline student.epochs=30"),
+            variants=(
+                "baseline",
+                "short baseline student.epochs=12",
+                "long baseline student.epochs=30",
+                "fresh-30 baseline student.epochs=30 logits.views=30",
+                "fresh-45 baseline student.epochs=45 logits.views=45",
+                "teacher-30 teacher teacher.epochs=30",
+                "teacher-45 teacher teacher.epochs=45",
+            ),
         ),
         Plan(
             name="recipe-egogest",

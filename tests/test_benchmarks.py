@@ -29,7 +29,9 @@ def test_recipes_are_chosen_on_clips_that_no_study_tests():
     """Rendered ones on other clips in training scenes, real ones on the scene that every split trains on."""
     recipe, rendered = studies.PLANS["recipe-rendered"], studies.PLANS["rendered-5"]
     seeds = [presets.override(presets.demo(), plan.settings)["render"]["seed"] for plan in (recipe, rendered)]
-    assert len(set(seeds)) == 2
+    assert len({*seeds, presets.demo()["render"]["seed"]}) == 3
+    baselines = [variant_of(text).stage for text in recipe.variants].count("baseline")
+    assert baselines == rendered.recipes
     assert recipe.subset == "holdout"
     assert rendered.subset == "test"
     assert studies.PLANS["recipe-egogest"].apart == "sc03"
