@@ -284,8 +284,8 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     if listed:
         print(*PLANS, sep="\n")
         return
-    if only and not more:
-        raise click.UsageError("--only: wanted a --variant to train")
+    if only and not (more or controls):
+        raise click.UsageError("--only: wanted a --variant to train, or --controls")
     for name in names:
         if name not in PLANS:
             raise click.UsageError(f"{name}: wanted one of {', '.join(PLANS)}")

@@ -24,7 +24,7 @@ from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
-from pipeline.studies.runner import Study, train
+from pipeline.studies.runner import Study, key_of, train
 from pipeline.studies.saved import Saved, Trained, Words, read, write
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
@@ -269,6 +269,21 @@ def test_two_studies_at_once_answer_as_one_after_the_other(study, tmp_path):
     alone = dataclasses.replace(study, kept=other / "data/demo/study")
     for seed in (0, 1):
         assert answers(study, "teacher", seed) == answers(alone, "teacher", seed)
+
+
+def test_a_kept_baseline_is_of_its_views_and_not_of_the_soft_targets(study):
+    """Another weight of the soft targets, or another enhancer, trains the same baseline; other views another one."""
+    params = YAML(typ="safe").load(study.params.read_text())
+    study.enhancer.unlink()
+
+    def key(**changes):
+        changed = tuple(f"{name.replace('__', '.')}={value}" for name, value in changes.items())
+        return key_of(study, VARIANTS["baseline"], settings_for(params, changed, seed=0))
+
+    assert key() == key(student__kd_weight=3, student__temperature=2, logits__batch_size=3, enhancer__gamma=2)
+    assert len({key(), key(logits__views=3), key(views__jitter=0.5), key(student__lr=0.5)}) == 4
+    with pytest.raises(ValueError, match=r"enhancer\.safetensors: no such file; run `dvc repro enhancer@demo` first"):
+        key_of(study, VARIANTS["student"], settings_for(params, (), seed=0))
 
 
 def test_another_seed_and_other_settings_are_other_trainings(study):

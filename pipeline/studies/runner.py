@@ -18,6 +18,7 @@ import torch
 
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
 from pipeline.clips.files import replacing, sha256_of
+from pipeline.config import STUDENT_ONLY
 from pipeline.inference.loading import load_recogniser
 from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
@@ -154,26 +155,41 @@ def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) ->
 
 def key_of(study: Study, variant: Variant, settings: Settings) -> str:
     """Of everything that a training's answers depend on, but for the machine."""
-    parts = ["views", "student"] if variant.stage == "baseline" else ["views", "teacher", "enhancer"]
-    parts += ["logits", "student"] if variant.stage == "student" else []
     test = settings.configs["evaluate"]
-    return _hash(variant.stage, _inputs(study, settings, parts), test.clips, test.crops, test.average)
+    if variant.stage == "baseline":
+        made_from = _dark_inputs(study, settings)
+    else:
+        more = ("logits", "student") if variant.stage == "student" else ()
+        made_from = _inputs(study, settings, ("views", "teacher", "enhancer", *more))
+    return _hash(variant.stage, made_from, test.clips, test.crops, test.average)
+
+
+def _dark_inputs(study: Study, settings: Settings) -> list[Any]:
+    """What a baseline is made from: no soft targets and no enhancer, but as many views as a student has."""
+    classifier = {key: value for key, value in settings.values["student"].items() if key not in STUDENT_ONLY}
+    files = _hashes([study.clip_index, study.statistics], weights_files(classifier["weights"]))
+    views = [settings.of("views"), settings.configs["logits"].views]
+    return [VERSION, settings.configs["compute"].precision, views, classifier, files]
 
 
 def _inputs(study: Study, settings: Settings, parts: Sequence[str]) -> list[Any]:
     """What stages make their outs from: version, precision, these sections, and the files' hashes."""
-    inputs = [study.clip_index, study.statistics, study.enhancer]
-    for path in inputs:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; run `dvc repro enhancer@{study.folder.name}` first")
     weights = [
         file
         for part in parts
         if part in ("enhancer", "teacher", "student")
         for file in weights_files(settings.values[part]["weights"])
     ]
-    files = [sha256_of(path) for path in (*inputs, *weights)]
+    files = _hashes([study.clip_index, study.statistics, study.enhancer], weights)
     return [VERSION, settings.configs["compute"].precision, settings.of(*parts), files]
+
+
+def _hashes(prepared: Sequence[Path], weights: Sequence[Path]) -> list[str]:
+    """Of the files of a run, and of those that its networks start from."""
+    for path in prepared:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; run `dvc repro enhancer@{path.parent.name}` first")
+    return [sha256_of(path) for path in (*prepared, *weights)]
 
 
 def _hash(*parts: Any) -> str:
