@@ -14,7 +14,6 @@ at a time in one --folder.
 """
 
 import csv
-import dataclasses
 import json
 import os
 import subprocess
@@ -189,6 +188,10 @@ PLANS = {
 }
 
 
+OF_CLIPS = ("preset", "settings", "use", "exposure", "lists", "apart")
+"""What of a plan its clips and trainings depend on; they stay where its words or variants change."""
+
+
 def dlkdd(*arguments, cwd):
     """Run a subcommand there."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -212,7 +215,8 @@ def prepare(plan, place, root, settings):
     run = "demo" if plan.preset == "demo" else RUN
     data = place / "data" / run
     data.mkdir(parents=True, exist_ok=True)
-    made, told = place / "made_for.json", json.dumps([dataclasses.asdict(plan), str(root), settings], indent=1)
+    made, of_clips = place / "made_for.json", {name: getattr(plan, name) for name in OF_CLIPS}
+    told = json.dumps([of_clips, str(root), settings], indent=1)
     if made.is_file() and made.read_text(encoding="utf-8") != told:
         sys.exit(f"{place}: holds this study with other settings; remove it, or take another --folder")
     made.write_text(told, encoding="utf-8")

@@ -1,6 +1,7 @@
 """What benchmarks/studies.py compares, without training it."""
 
 import csv
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_a_study_of_other_settings_is_not_gone_on_with(tmp_path):
     (tmp_path / "made_for.json").write_text("[]")
     with pytest.raises(SystemExit, match="holds this study with other settings; remove it"):
         studies.prepare(plan, tmp_path, None, ())
+
+
+def test_a_study_goes_on_when_its_words_or_variants_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "dlkdd", lambda *words, cwd: None)
+    plan = studies.PLANS["rendered-5"]
+    studies.prepare(plan, tmp_path, None, ())
+    studies.prepare(dataclasses.replace(plan, note="new", title="new", recipes=9, seeds="0"), tmp_path, None, ())
+    for other in ({"settings": ()}, {"use": ("--no-flip",)}, {"exposure": -1}, {"lists": ("a", "b")}, {"apart": "sc"}):
+        with pytest.raises(SystemExit, match="other settings"):
+            studies.prepare(dataclasses.replace(plan, **other), tmp_path, None, ())
+    with pytest.raises(SystemExit, match="other settings"):
+        studies.prepare(plan, tmp_path, None, ("student.weights=a",))
 
 
 def test_whole_studies_or_single_variants_start_from_the_pretrained_network(monkeypatch, tmp_path):
