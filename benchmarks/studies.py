@@ -290,6 +290,7 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         return
     if only and not (more or controls):
         raise click.UsageError("--only: wanted a --variant to train, or --controls")
+    given = numbers_in(seeds) if seeds else None  # before clips are prepared for minutes
     for name in names:
         if name not in PLANS:
             raise click.UsageError(f"{name}: wanted one of {', '.join(PLANS)}")
@@ -304,7 +305,7 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         settings = (f"teacher.weights={weights}", f"student.weights={weights}") if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
         variants = [variant.replace(WEIGHTS, str(weights)) for variant in variants]
-        train(run, place, numbers_in(seeds or plan.seeds), variants, jobs, plan.subset)
+        train(run, place, given or numbers_in(plan.seeds), variants, jobs, plan.subset)
         words = ["--title", plan.title, "--pool", plan.pool, "--recipes", plan.recipes, "--on", plan.subset, "--add"]
         words += ["--note", plan.note]
         words += ["--scenes", root.resolve() / plan.scenes] if plan.scenes else []

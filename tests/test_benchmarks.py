@@ -106,7 +106,12 @@ def test_whole_studies_or_single_variants_start_from_the_pretrained_network(monk
     assert trained["egogest-8-1"] == list(studies.MAIN)
 
 
-def test_only_without_a_variant_is_refused():
-    result = CliRunner().invoke(studies.main, ["rendered-5", "--only"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--only"], "--only: wanted a --variant"), (["--seeds", "3-1"], "--seeds 3-1: holds no number")],
+)
+def test_wrong_usage_is_refused_before_anything_is_prepared(words, said, monkeypatch):
+    monkeypatch.setattr(studies, "prepare", lambda *_: pytest.fail("prepared"))
+    result = CliRunner().invoke(studies.main, ["rendered-5", *words])
     assert result.exit_code == 2
-    assert "--only: wanted a --variant" in result.output
+    assert said in result.output

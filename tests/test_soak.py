@@ -17,9 +17,6 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not (TESTS.parent / ".git").exists(),
     reason="finds processes through Linux' /proc, and clones the project with git",
 )
-LONG = pytest.mark.skipif(
-    "DLKDD_LONG" not in os.environ, reason="one broken stage is tried without; set DLKDD_LONG=1 to run it"
-)
 STOP_AT_THE_FIRST_PROBLEM = """
 import pathlib, sys, soak, soak_logits, test_soak
 soak_logits.MOST_PROBLEMS = 1
@@ -122,7 +119,7 @@ def flag_before_rows():
 @pytest.mark.parametrize(
     ("sabotage", "words"),
     [
-        pytest.param(write_straight, "half-written under its final name", marks=LONG),
+        (write_straight, "half-written under its final name"),
         (flag_before_rows, "started again it failed with exit code 1"),
     ],
 )

@@ -352,10 +352,8 @@ def test_the_table_shows_means_intervals_and_dashes():
     assert row[6] == "+0.125 (-) x1"
     assert "2 recipes tried on clips set aside, before" in table.notes[0]
     assert "mean luma 8.0 of 255" in table.notes[0]
-    assert (
-        "; 4 scenes: the intervals are too narrow; the intervals of fewer than 8 seeds are too narrow; "
-        in (table.notes[0])
-    )
+    assert "; 4 scenes: the intervals are too narrow; " in table.notes[0]
+    assert "; the intervals of fewer than 8 seeds are too narrow; " in table.notes[0]
     assert "1.0 h" in table.notes[0]
     assert "| night | 8 / 4 | 0.375 (" in as_markdown([table])
     two = saved(student=("11110000", "10110000"), baseline=("11100000", "11000000", "11000000"))
@@ -368,10 +366,8 @@ def test_the_table_shows_means_intervals_and_dashes():
     mixed = tables([dataclasses.replace(two, groups=("clip:1", *"abcdefg"))])[0]
     assert "; 1 clips of unknown scenes are drawn one by one: too narrow where they share some; " in mixed.notes[0]
     assert "; 7 scenes: the intervals are too narrow; " in mixed.notes[0]
-    many = {name: dataclasses.replace(two.variants[name], hits={}) for name in two.variants}
-    for trained in many.values():
-        trained.hits.update({str(seed): "11110000" for seed in range(8)})
-    assert "too narrow" not in tables([dataclasses.replace(two, variants=many)])[0].notes[0]
+    many = dataclasses.replace(saved(student=("11110000",) * 8), groups=two.groups)
+    assert "too narrow" not in tables([many])[0].notes[0]
     assert "; opened before; commit aaaaaaa; xyz; a machine; " in table.notes[0]
     one_scene = tables([dataclasses.replace(two, groups=("a",) * 8)])[0]
     assert one_scene.rows[0][4] == "0.438 (-) x2"
