@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
@@ -225,6 +224,8 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
 
 def _show(path: Path, dark: np.ndarray, enhanced: np.ndarray) -> None:
     """Write raw frames above enhanced ones as a PNG."""
+    from torchvision.utils import make_grid, save_image  # takes as long as importing torch
+
     chosen = np.linspace(0, len(dark) - 1, min(SHOWN, len(dark))).astype(int)
     grid = make_grid(_to_tensor(np.concatenate([dark[chosen], enhanced[chosen]])), nrow=len(chosen), padding=2)
     with replacing(path) as partial:

@@ -112,6 +112,14 @@ def test_the_students_import_closure_holds_no_enhancer():
     assert result.stdout.strip() == "[]"
 
 
+def test_no_command_waits_for_libraries_that_it_may_not_need():
+    names = [module_of(path) for room in ("stages", "pipeline/commands") for path in (ROOT / room).glob("*.py")]
+    slow = ("torchvision", "torchmetrics", "scipy.stats", "torch._dynamo", "onnx")
+    code = f"import sys, {', '.join(names)}; print([name for name in {slow} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def declared():
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     return {name: stage.get("do", stage) for name, stage in stages.items()}

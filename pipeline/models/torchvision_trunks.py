@@ -1,10 +1,14 @@
 """Torchvision's other video networks as trunks: r3d_18, mc3_18 and swin3d_b, under torchvision's own weight names."""
 
+from __future__ import annotations
+
 import math
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
-from torchvision.models import video
+
+if TYPE_CHECKING:
+    from torchvision.models import video
 
 
 class ResNetTrunk(nn.Module):
@@ -60,12 +64,12 @@ class SwinTrunk(nn.Module):
 
 def r3d_18(*, bn_momentum: float = 0.1) -> ResNetTrunk:
     """3x3x3 convolutions throughout: 33.2 M weights, stride 8 over time."""
-    return ResNetTrunk(video.r3d_18(weights=None), bn_momentum=bn_momentum)
+    return ResNetTrunk(_networks().r3d_18(weights=None), bn_momentum=bn_momentum)
 
 
 def mc3_18(*, bn_momentum: float = 0.1) -> ResNetTrunk:
     """3x3x3 convolutions in the first stage, 1x3x3 after it: 11.5 M weights, stride 1 over time."""
-    return ResNetTrunk(video.mc3_18(weights=None), bn_momentum=bn_momentum)
+    return ResNetTrunk(_networks().mc3_18(weights=None), bn_momentum=bn_momentum)
 
 
 def swin3d_b(*, bn_momentum: float = 0.1) -> SwinTrunk:
@@ -74,4 +78,11 @@ def swin3d_b(*, bn_momentum: float = 0.1) -> SwinTrunk:
     Args:
         bn_momentum: accepted as by all builders, and without effect: there is no batch normalisation.
     """
-    return SwinTrunk(video.swin3d_b(weights=None))
+    return SwinTrunk(_networks().swin3d_b(weights=None))
+
+
+def _networks() -> Any:
+    """Torchvision's video networks, imported where one is built: that takes as long as importing torch itself."""
+    from torchvision.models import video
+
+    return video
