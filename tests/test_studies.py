@@ -24,7 +24,7 @@ from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
-from pipeline.studies.runner import Study, key_of, train
+from pipeline.studies.runner import Study, made_from, train
 from pipeline.studies.saved import Saved, Trained, Words, read, write
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
@@ -248,7 +248,9 @@ def test_a_run_prepared_anew_shares_no_teacher_with_what_it_was(study):
     train(study, [VARIANTS["teacher"]], [0])
     text = study.statistics.read_text()
     study.statistics.write_text(text + "\n")
-    with pytest.raises(ValueError, match=r"teacher/0\.json: is of other settings, clips"):
+    with pytest.raises(
+        ValueError, match=r"teacher/0\.json: statistics\.json: found [0-9a-f]{64}, wanted [0-9a-f]{64}; remove"
+    ):
         train(study, [VARIANTS["teacher"]], [0])
     shutil.rmtree(study.root / "teacher")
     train(study, [VARIANTS["teacher"]], [0])
@@ -276,14 +278,16 @@ def test_a_kept_baseline_is_of_its_views_and_not_of_the_soft_targets(study):
     params = YAML(typ="safe").load(study.params.read_text())
     study.enhancer.unlink()
 
-    def key(**changes):
-        changed = tuple(f"{name.replace('__', '.')}={value}" for name, value in changes.items())
-        return key_of(study, VARIANTS["baseline"], settings_for(params, changed, seed=0))
+    def origin(*changes):
+        return made_from(study, VARIANTS["baseline"], settings_for(params, changes, seed=0))
 
-    assert key() == key(student__kd_weight=3, student__temperature=2, logits__batch_size=3, enhancer__gamma=2)
-    assert len({key(), key(logits__views=3), key(views__jitter=0.5), key(student__lr=0.5)}) == 4
+    others = ("student.kd_weight=3", "student.temperature=2", "logits.batch_size=3", "enhancer.gamma=2")
+    assert origin() == origin(*others)
+    for change in ("logits.views=3", "views.jitter=0.5", "student.lr=0.5", "evaluate.crops=five"):
+        changed = {name for name, value in origin(change).items() if value != origin()[name]}
+        assert changed == {change.partition("=")[0]}
     with pytest.raises(ValueError, match=r"enhancer\.safetensors: no such file; run `dvc repro enhancer@demo` first"):
-        key_of(study, VARIANTS["student"], settings_for(params, (), seed=0))
+        made_from(study, VARIANTS["student"], settings_for(params, (), seed=0))
 
 
 def test_another_seed_and_other_settings_are_other_trainings(study):
@@ -293,7 +297,13 @@ def test_another_seed_and_other_settings_are_other_trainings(study):
     params = YAML(typ="safe").load(study.params.read_text())
     params["student"]["lr"] = 0.5
     presets.write_params(study.params, params, name="demo", force=True)
-    with pytest.raises(ValueError, match=r"baseline/0\.json: is of other settings, .*; remove the folder"):
+    with pytest.raises(
+        ValueError, match=r"baseline/0\.json: student\.lr: found 0\.\d+, wanted 0\.5; remove the folder"
+    ):
+        train(study, [VARIANTS["baseline"]], [0])
+    kept = study.root / "baseline/0.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "made_from": None}))
+    with pytest.raises(ValueError, match=r"baseline/0\.json: does not say what it was made from.*; remove the folder"):
         train(study, [VARIANTS["baseline"]], [0])
     study.statistics.unlink()
     with pytest.raises(ValueError, match=r"statistics\.json: no such file; run `dvc repro enhancer@demo` first"):
@@ -580,7 +590,7 @@ def test_trainings_of_other_settings_or_clips_are_not_saved_together(study):
     other = copy.deepcopy(params)
     other["student"]["lr"] = 0.5
     presets.write_params(study.params, other, name="demo", force=True)
-    with pytest.raises(ValueError, match=r"baseline/0\.json: is of other settings"):
+    with pytest.raises(ValueError, match=r"baseline/0\.json: student\.lr: found 0\.\d+, wanted 0\.5; remove"):
         gather(study, WORDS, scenes={})
     presets.write_params(study.params, params, name="demo", force=True)
     assert gather(study, WORDS, scenes={}).settings["student"]["lr"] == params["student"]["lr"]

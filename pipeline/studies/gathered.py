@@ -15,7 +15,7 @@ from pipeline.clips.files import sha256_of
 from pipeline.config import SECTION_TYPES
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params
-from pipeline.studies.runner import TRAIN_AGAIN, Study, key_of, require_key
+from pipeline.studies.runner import TRAIN_AGAIN, Study, made_from, require_origin
 from pipeline.studies.saved import Saved, Trained, Words
 from pipeline.studies.variants import RESERVED, Variant, settings_for
 
@@ -45,7 +45,8 @@ def gather(study: Study, words: Words, *, scenes: Mapping[str, str]) -> Saved:
         )
     for path, record in records.items():
         variant = Variant(name=record["variant"], stage=record["stage"], changes=tuple(record["changes"]))
-        require_key(path, record, key_of(study, variant, settings_for(params, variant.changes, seed=record["seed"])))
+        settings = settings_for(params, variant.changes, seed=record["seed"])
+        require_origin(path, record, made_from(study, variant, settings))
     train = of_subset(read_clips(study.clip_index), "train")
     identity = sorted((clip.id, clip.label, clip.subset) for clip in (*train, *clips))
     return Saved(
@@ -86,7 +87,7 @@ def read_scenes(path: Path) -> dict[str, str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    keys = ("answers", "changes", "commit", "hardware", "key", "seconds", "seed", "stage", "variant")
+    keys = ("answers", "changes", "commit", "hardware", "seconds", "seed", "stage", "variant")
     return read_json(path, remedy=TRAIN_AGAIN, keys=keys)
 
 

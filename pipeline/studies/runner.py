@@ -23,7 +23,7 @@ from pipeline.inference.loading import load_recogniser
 from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params
-from pipeline.studies.variants import Settings, Variant, settings_for
+from pipeline.studies.variants import MEASURED, Settings, Variant, settings_for
 from pipeline.training.classification import weights_files
 from pipeline.training.work_folder import cache_policy, work_root
 from pipeline.version import VERSION
@@ -102,10 +102,10 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
         for variant in variants:
             settings = settings_for(read_params(study.params), variant.changes, seed=seed)
             _refuse_chosen_epochs(study, variant, settings)
-            key = key_of(study, variant, settings)
+            origin = made_from(study, variant, settings)
             kept = study.record(variant.name, seed)
             if kept.is_file():
-                require_key(kept, read_json(kept, remedy=TRAIN_AGAIN, keys=("key",)), key)
+                require_origin(kept, read_json(kept, remedy=TRAIN_AGAIN), origin)
                 continue
             started = time.monotonic()
             checkpoint = _trained(study, variant, settings, seed)
@@ -115,7 +115,7 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
                 "stage": variant.stage,
                 "changes": list(variant.changes),
                 "seed": seed,
-                "key": key,
+                "made_from": origin,
                 "commit": study.commit,
                 "hardware": study.hardware,
                 "seconds": round(time.monotonic() - started, 1),
@@ -131,17 +131,24 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
             )
 
 
-def require_key(path: Path, record: Mapping[str, Any], key: str) -> None:
+def require_origin(path: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse a kept training of other settings, clips or of another version.
 
+    Args:
+        path: of the kept training.
+        record: what it holds.
+        wanted: see `made_from`.
+
     Raises:
-        ValueError: it is one; names the file.
+        ValueError: it is one; names the file and the first difference.
     """
-    if record["key"] != key:
-        raise ValueError(
-            f"{path}: is of other settings, clips or of another version; remove the folder {path.parent} to train all "
-            "of it again, or give the variant another name"
-        )
+    remedy = f"remove the folder {path.parent} to train all of it again, or give the variant another name"
+    found = record.get("made_from")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: does not say what it was made from, as this version does; {remedy}")
+    for name in sorted(set(found) | set(wanted)):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(f"{path}: {name}: found {found.get(name)}, wanted {wanted.get(name)}; {remedy}")
 
 
 def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) -> None:
@@ -153,23 +160,34 @@ def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) ->
         )
 
 
-def key_of(study: Study, variant: Variant, settings: Settings) -> str:
-    """Of everything that a training's answers depend on, but for the machine."""
-    test = settings.configs["evaluate"]
+def made_from(study: Study, variant: Variant, settings: Settings) -> dict[str, Any]:
+    """Everything that a training's answers depend on, but for the machine.
+
+    Returns:
+        Plain values by SECTION.KEY, and the sha256 of files by their name, or by the key that names them.
+    """
+    sections, files = settings.of("views", "student"), [study.clip_index, study.statistics]
     if variant.stage == "baseline":
-        made_from = _dark_inputs(study, settings)
+        # no soft targets and no enhancer, but as many views as a student has
+        sections["student"] = {key: value for key, value in sections["student"].items() if key not in STUDENT_ONLY}
+        sections["logits"] = {"views": settings.configs["logits"].views}
     else:
         more = ("logits", "student") if variant.stage == "student" else ()
-        made_from = _inputs(study, settings, ("views", "teacher", "enhancer", *more))
-    return _hash(variant.stage, made_from, test.clips, test.crops, test.average)
-
-
-def _dark_inputs(study: Study, settings: Settings) -> list[Any]:
-    """What a baseline is made from: no soft targets and no enhancer, but as many views as a student has."""
-    classifier = {key: value for key, value in settings.values["student"].items() if key not in STUDENT_ONLY}
-    files = _hashes([study.clip_index, study.statistics], weights_files(classifier["weights"]))
-    views = [settings.of("views"), settings.configs["logits"].views]
-    return [VERSION, settings.configs["compute"].precision, views, classifier, files]
+        sections = settings.of("views", "teacher", "enhancer", *more)
+        files.append(study.enhancer)
+    values = {f"{section}.{key}": value for section, of_keys in sections.items() for key, value in of_keys.items()}
+    weights = {name: Path(value) for name, value in values.items() if name.endswith(".weights") and value}
+    _require_files(files)
+    made = {
+        "stage": variant.stage,
+        "version": VERSION,
+        **{name: settings.values[name.partition(".")[0]][name.partition(".")[2]] for name in MEASURED},
+        **values,
+        **{name: sha256_of(path) for name, path in weights.items()},
+        **{path.name: sha256_of(path) for path in files},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made))  # as a file gives it back
+    return plain
 
 
 def _inputs(study: Study, settings: Settings, parts: Sequence[str]) -> list[Any]:
@@ -180,16 +198,16 @@ def _inputs(study: Study, settings: Settings, parts: Sequence[str]) -> list[Any]
         if part in ("enhancer", "teacher", "student")
         for file in weights_files(settings.values[part]["weights"])
     ]
-    files = _hashes([study.clip_index, study.statistics, study.enhancer], weights)
+    prepared = [study.clip_index, study.statistics, study.enhancer]
+    _require_files(prepared)
+    files = [sha256_of(path) for path in (*prepared, *weights)]
     return [VERSION, settings.configs["compute"].precision, settings.of(*parts), files]
 
 
-def _hashes(prepared: Sequence[Path], weights: Sequence[Path]) -> list[str]:
-    """Of the files of a run, and of those that its networks start from."""
+def _require_files(prepared: Sequence[Path]) -> None:
     for path in prepared:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; run `dvc repro enhancer@{path.parent.name}` first")
-    return [sha256_of(path) for path in (*prepared, *weights)]
 
 
 def _hash(*parts: Any) -> str:
