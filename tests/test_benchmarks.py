@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def test_every_study_can_be_written_as_parameters():
         assert set(changed) == set(params)
         assert studies.numbers_in(plan.seeds)
         assert (plan.subset == "holdout") == (changed["prepare"]["holdout"] > 0)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*/*.json")), ids=lambda path: path.stem)
+def test_a_saved_study_can_be_added_to_by_its_plan(path):
+    """Its settings are still those of the saved trainings, but for files of this and that machine."""
+    if path.stem not in studies.PLANS:
+        pytest.skip("no plan has this name")
+    plan, saved = studies.PLANS[path.stem], json.loads(path.read_text(encoding="utf-8"))
+    params = presets.demo() if plan.preset == "demo" else presets.set_size(presets.tiny(), 64)
+    params["views"]["flip"] = "--no-flip" not in plan.use
+    params = presets.override(params, plan.settings)
+    for section in ("views", "enhancer", "teacher", "logits", "student"):
+        kept = {key: value for key, value in saved["settings"][section].items() if key != "weights"}
+        assert kept == {
+            key: value for key, value in json.loads(json.dumps(params[section])).items() if key != "weights"
+        }
 
 
 def test_recipes_are_chosen_on_clips_that_no_study_tests():

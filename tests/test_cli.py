@@ -107,6 +107,31 @@ def test_options_reach_teacher_and_student(tmp_path, make_video):
     assert inputs["train"] == str(tmp_path / "clips" / "train")
 
 
+@pytest.mark.parametrize(
+    ("given", "views"),
+    [
+        ((), 25),
+        (("--epochs", "40"), 40),
+        (("--epochs", "40", "--views", "7"), 7),
+        (("--set", "logits.views=7"), 7),
+        (("--set", "student.epochs=9"), 9),
+        (("--set", "views.mode=fixed"), 1),
+    ],
+)
+def test_a_view_is_stored_for_each_epoch_unless_another_number_is_given(tmp_path, make_video, given, views):
+    make_clips(tmp_path / "clips", make_video)
+    path, model = tmp_path / "params.yaml", ("--model", "r2plus1d_tiny")
+    result = call("use", "night", "--folder", tmp_path / "clips", "--params", path, *model, *given)
+    assert result.exit_code == 0, result.exception
+    assert read_params(path)["logits"]["views"] == views
+
+
+def test_the_demo_keeps_its_views_whatever_its_epochs(tmp_path):
+    result = call("use", "demo", "--epochs", "3", "--params", tmp_path / "params.yaml")
+    assert result.exit_code == 0, result.exception
+    assert read_params(tmp_path / "params.yaml")["logits"]["views"] == 5
+
+
 def test_arid_has_the_papers_numbers(tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()

@@ -44,7 +44,7 @@ PRESETS = {
 @click.option("--links/--no-links", default=None, help="Follow links below the videos' root, or refuse them.")
 @click.option("--epochs", type=int, help="Epochs of teacher and student.")
 @click.option("--batch-size", type=int, help="Clips a step, of teacher and student.")
-@click.option("--views", type=int, help="Views of every clip in the logit store.")
+@click.option("--views", type=int, help="Views of every clip in the logit store. [as many as epochs]")
 @click.option("--seed", type=int, help="Seed of views, order and weights.")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set any other value.")
 @click.option("--force", is_flag=True, help="Replace an edited params.yaml.")
@@ -75,8 +75,10 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
         if (value := options[key.replace("-", "_")]) is not None
         for place in places
     ]
+    each = values["logits"]["views"] == values["student"]["epochs"]
     values = presets.override(values, [*changes, *assignments])
-    values = presets.settle(values, {assignment.partition("=")[0] for assignment in assignments})
+    chosen = {change.partition("=")[0] for change in (*changes, *assignments)}
+    values = presets.settle(values, chosen, view_each_epoch=each)
     presets.write_params(params, values, name=name, force=force)
     click.echo(f"{params}: runs {', '.join(values['runs'])}; now `dvc repro`")
 
