@@ -256,14 +256,10 @@ def prepare(plan, place, root, settings):
 
 
 def train(run, place, seeds, variants, jobs, subset):
-    """Share the seeds out to so many processes, and wait for all."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """Train the variants with the seeds, several at a time."""
     chosen = [part for variant in variants for part in ("--variant", variant)]
-    shares = [",".join(map(str, seeds[job::jobs])) for job in range(min(jobs, len(seeds)))]
-    command = [sys.executable, "-m", "pipeline", "study", "run", run, *chosen, "--on", subset, "--seeds"]
-    started = [subprocess.Popen([*command, share], cwd=place, env=environment) for share in shares]
-    if any([process.wait() for process in started]):  # noqa: C419 (waits for all of them)
-        sys.exit(f"{place}: a training failed; see above")
+    numbers = ",".join(map(str, seeds))
+    dlkdd("study", "run", run, *chosen, "--on", subset, "--seeds", numbers, "--jobs", jobs, cwd=place)
 
 
 def pretrained(folder):

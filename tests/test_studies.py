@@ -257,20 +257,31 @@ def test_a_run_prepared_anew_shares_no_teacher_with_what_it_was(study):
     assert len(list((study.root / "trained").glob("teacher-*"))) == 2
 
 
-def test_two_studies_at_once_answer_as_one_after_the_other(study, tmp_path):
+def study_run(cwd, *arguments):
+    """`dlkdd study run demo` of the teacher, in a folder: it reads both kinds of frames that are kept once for all."""
+    command = [sys.executable, "-m", "pipeline", "study", "run", "demo", "--variant", "teacher", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_seeds_at_once_answer_as_one_after_the_other(study, tmp_path):
     other = shutil.copytree(study.params.parent, tmp_path / "other")
-
-    def start(seeds, cwd):
-        # a teacher reads both kinds of frames that are kept once for all
-        command = [sys.executable, "-m", "pipeline", "study", "run", "demo", "--seeds", seeds, "--variant", "teacher"]
-        return subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-
-    started = [start("0", study.params.parent), start("1", study.params.parent)]
-    assert [process.wait() for process in started] == [0, 0]
-    assert start("0-1", other).wait() == 0
+    assert study_run(study.params.parent, "--seeds", "0-1", "--jobs", "2").returncode == 0
+    assert study_run(other, "--seeds", "0-1").returncode == 0
     alone = dataclasses.replace(study, kept=other / "data/demo/study")
     for seed in (0, 1):
         assert answers(study, "teacher", seed) == answers(alone, "teacher", seed)
+
+
+def test_a_seed_that_fails_starts_no_other_and_keeps_what_was_trained(study):
+    broken = study.record("teacher", 5)
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{}")
+    found = study_run(study.params.parent, "--seeds", "5,0,1-4", "--jobs", "2")
+    assert found.returncode == 1
+    assert "does not say what it was made from" in found.stderr
+    assert "study run: failed: seed 5 (exit code 1); the reason stands above" in found.stderr
+    assert [path.name for path in sorted(broken.parent.iterdir())] == ["0.json", "5.json"]
 
 
 def test_a_kept_baseline_is_of_its_views_and_not_of_the_soft_targets(study):

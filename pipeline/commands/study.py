@@ -1,6 +1,7 @@
 """`dlkdd study`: the same training with many seeds, with its controls, and what can be concluded."""
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,25 @@ def study() -> None:
     help="baseline, teacher, student, dark-teacher, dark-student, smoothed, shuffled, or your own: "
     "'NAME STAGE SECTION.KEY=VALUE ...'. Give it again for more.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Seeds at once, each in a process of compute.threads threads.",
+)
 @FOLDER_OPTION
 @SUBSET
 @params_option
-def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | None, subset: str, params: Path) -> None:
+def run_study(
+    run: str,
+    seeds: str,
+    variants: tuple[str, ...],
+    jobs: int,
+    folder: Path | None,
+    subset: str,
+    params: Path,
+) -> None:
     """Train and measure RUN with every seed, but for what is kept already.
 
     RUN needs its clips.csv, statistics.json and enhancer.safetensors: `dvc repro enhancer@RUN` makes them. A seed sets
@@ -65,14 +81,23 @@ def run_study(run: str, seeds: str, variants: tuple[str, ...], folder: Path | No
     Example:
       dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
     """  # noqa: D301
+    from pipeline.studies.at_once import run_at_once
     from pipeline.studies.runner import train
     from pipeline.studies.variants import variant_of
 
-    train(
+    prepared, chosen, numbers = (
         _prepared(run, folder, subset, params),
-        [variant_of(text) for text in variants],
+        list(map(variant_of, variants)),
         numbers_in(seeds),
     )
+    if jobs == 1:
+        train(prepared, chosen, numbers)
+        return
+    prepared.clips()  # what no process could do is refused once
+    command = [sys.executable, "-m", "pipeline", "study", "run", run, "--on", subset, "--params", str(params)]
+    command += [] if folder is None else ["--folder", str(folder)]
+    command += [part for text in variants for part in ("--variant", text)]
+    run_at_once(command, numbers, jobs=jobs)
 
 
 @study.command()
