@@ -197,8 +197,10 @@ OF_CLIPS = ("preset", "settings", "use", "exposure", "lists", "apart")
 
 def dlkdd(*arguments, cwd):
     """Run a subcommand there."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "pipeline", *map(str, arguments)], cwd=cwd, env=environment, check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    if subprocess.run(command, cwd=cwd, env=environment, check=False).returncode:
+        sys.exit(f"{cwd}: `dlkdd {' '.join(map(str, arguments[:3]))} ...` failed; see above")
 
 
 def set_apart(plan, root, place):

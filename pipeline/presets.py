@@ -224,8 +224,9 @@ def settle(params: Params, chosen: Collection[str], *, view_each_epoch: bool = F
         view_each_epoch: whether the preset stores a view for each epoch, as then other numbers of epochs do.
     """
     follow: dict[str, Any] = {}
-    if view_each_epoch:
-        follow["logits.views"] = 1 if params["views"]["mode"] == "fixed" else params["student"]["epochs"]
+    epochs = params["student"]["epochs"]
+    if view_each_epoch and type(epochs) is int and epochs > 0:  # else the message is to name the epochs
+        follow["logits.views"] = 1 if params["views"]["mode"] == "fixed" else epochs
     if params["teacher"]["input"] == "both":
         follow |= {"enhancer.name": "gamma", "enhancer.on": "view"}  # DarkLight's light; it sees frames both ways
     elif params["teacher"]["input"] == "dark":

@@ -126,6 +126,16 @@ def test_a_view_is_stored_for_each_epoch_unless_another_number_is_given(tmp_path
     assert read_params(path)["logits"]["views"] == views
 
 
+def test_wrong_epochs_are_named_and_not_the_views_that_follow_them(tmp_path, make_video):
+    make_clips(tmp_path / "clips", make_video)
+    for given, message in (("0", "found 0, wanted at least 1"), ("2.5", "found 2.5"), ("abc", "found 'abc'")):
+        result = call(
+            *("use", "night", "--folder", tmp_path / "clips", "--params", tmp_path / "params.yaml"),
+            *("--set", f"student.epochs={given}"),
+        )
+        assert str(result.exception).startswith(f"student.epochs: {message}")
+
+
 def test_the_demo_keeps_its_views_whatever_its_epochs(tmp_path):
     result = call("use", "demo", "--epochs", "3", "--params", tmp_path / "params.yaml")
     assert result.exit_code == 0, result.exception

@@ -1,8 +1,8 @@
 """`dlkdd study`: the same training with many seeds, with its controls, and what can be concluded."""
 
 import re
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,22 +82,14 @@ def run_study(
       dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
     """  # noqa: D301
     from pipeline.studies.at_once import run_at_once
-    from pipeline.studies.runner import train
+    from pipeline.studies.runner import train, train_seed
     from pipeline.studies.variants import variant_of
 
-    prepared, chosen, numbers = (
-        _prepared(run, folder, subset, params),
-        list(map(variant_of, variants)),
-        numbers_in(seeds),
-    )
+    prepared, chosen = _prepared(run, folder, subset, params), [variant_of(text) for text in variants]
     if jobs == 1:
-        train(prepared, chosen, numbers)
-        return
-    prepared.clips()  # what no process could do is refused once
-    command = [sys.executable, "-m", "pipeline", "study", "run", run, "--on", subset, "--params", str(params)]
-    command += [] if folder is None else ["--folder", str(folder)]
-    command += [part for text in variants for part in ("--variant", text)]
-    run_at_once(command, numbers, jobs=jobs)
+        train(prepared, chosen, numbers_in(seeds))
+    else:
+        run_at_once(partial(train_seed, prepared, chosen), numbers_in(seeds), jobs=jobs)
 
 
 @study.command()

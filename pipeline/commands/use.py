@@ -42,9 +42,11 @@ PRESETS = {
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the training views.")
 @click.option("--links/--no-links", default=None, help="Follow links below the videos' root, or refuse them.")
-@click.option("--epochs", type=int, help="Epochs of teacher and student.")
+@click.option(
+    "--epochs", type=int, help="Epochs of teacher and student; as many views are stored, unless --views says otherwise."
+)
 @click.option("--batch-size", type=int, help="Clips a step, of teacher and student.")
-@click.option("--views", type=int, help="Views of every clip in the logit store. [as many as epochs]")
+@click.option("--views", type=int, help="Views of every clip in the logit store. [as many as epochs; demo: 5]")
 @click.option("--seed", type=int, help="Seed of views, order and weights.")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set any other value.")
 @click.option("--force", is_flag=True, help="Replace an edited params.yaml.")

@@ -1,35 +1,90 @@
-"""The seeds of a study in several processes at once."""
+"""Work for many seeds, in several processes at once."""
 
-import subprocess
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import cast
 
 
-def run_at_once(command: Sequence[str], seeds: Sequence[int], *, jobs: int) -> None:
-    """Run a command for each seed, some of them at a time; the next one starts when one has ended.
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """A process that works for a seed."""
+
+    seed: int
+    process: SpawnProcess
+    words: Connection
+    """Its end of a pipe: why it failed, where it knows."""
+
+    def failure(self) -> str | None:
+        """Once it has ended: how it failed; None where it did not."""
+        self.process.join()
+        code, told = self.process.exitcode or 0, ""
+        with contextlib.closing(self.words), contextlib.suppress(EOFError):
+            told = self.words.recv_bytes().decode()
+        if told or not code:
+            return told or None
+        if code < 0:
+            return f"its process was ended by {signal.Signals(-code).name}; fewer --jobs take less memory"
+        return f"its process failed with exit code {code}, see above"
+
+
+def run_at_once(work: Callable[[int], None], seeds: Sequence[int], *, jobs: int) -> None:
+    """Work for each seed in a process of its own, some at a time; the next one starts when one has ended.
+
+    Where this process is stopped or killed, they end with it.
 
     Args:
-        command: takes `--seeds`.
-        seeds: one a process.
+        work: takes a seed; can be pickled, as can its errors' words.
+        seeds: in the order in which they start.
         jobs: processes at a time, at least 1.
 
     Raises:
-        ValueError: a process failed; those that ran then have come to their end, and no other was started.
+        ChildProcessError: some failed; those that ran beside them have come to their end, and no other was started.
     """
-    failed: dict[int, int] = {}
-
-    def run(seed: int) -> None:
-        if not failed and (code := subprocess.run([*command, "--seeds", str(seed)], check=False).returncode):
-            failed[seed] = code
-
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            list(pool.map(run, seeds))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # else a Ctrl-C would let all of them run
-            raise
+    context = multiprocessing.get_context("spawn")  # a fork beside torch's threads can hang
+    waiting, failed = list(seeds), list[str]()
+    running: dict[int, _Running] = {}
+    try:
+        while running or (waiting and not failed):
+            while waiting and not failed and len(running) < jobs:
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_work_here, args=(work, waiting[0], sender))
+                process.start()
+                sender.close()
+                running[process.sentinel] = _Running(seed=waiting.pop(0), process=process, words=receiver)
+            for ended in wait(list(running)):
+                one = running.pop(cast(int, ended))
+                if (failure := one.failure()) is not None:
+                    failed.append(f"seed {one.seed}: {failure}")
+    finally:
+        for one in running.values():
+            one.process.terminate()
     if failed:
-        told = ", ".join(f"seed {seed} (exit code {code})" for seed, code in failed.items())
-        raise ValueError(
-            f"study run: failed: {told}; the reason stands above. What was trained is kept: start it again"
+        raise ChildProcessError(
+            "; ".join(failed) + (f"; not started: {', '.join(map(str, waiting))}" if waiting else "")
         )
+
+
+def _work_here(work: Callable[[int], None], seed: int, words: Connection) -> None:
+    """In the new process: work, and tell why it failed."""
+    # Ctrl-C ends it at once, without a traceback of each; what a stage has finished is kept.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    try:
+        work(seed)
+    except (ValueError, OSError) as error:
+        words.send_bytes(str(error).encode())
+        raise SystemExit(1) from error
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -18,13 +18,14 @@ import torch
 
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
 from pipeline.clips.files import replacing, sha256_of
-from pipeline.config import STUDENT_ONLY
+from pipeline.config import STUDENT_ONLY, ComputeConfig
 from pipeline.inference.loading import load_recogniser
 from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
-from pipeline.params import read_params
+from pipeline.params import read_params, read_section
 from pipeline.studies.variants import MEASURED, Settings, Variant, settings_for
 from pipeline.training.classification import weights_files
+from pipeline.training.machine import set_up_machine
 from pipeline.training.work_folder import cache_policy, work_root
 from pipeline.version import VERSION
 from stages import baseline, enhancer, logits, student, teacher
@@ -131,6 +132,18 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
             )
 
 
+def train_seed(study: Study, variants: Sequence[Variant], seed: int) -> None:
+    """As `train`, in a new process, which it sets up by the section `compute`.
+
+    Raises:
+        ValueError: as `train`, or there is no such device any more.
+        OSError: as `train`.
+    """
+    compute = read_section(study.params, ComputeConfig)
+    set_up_machine(compute.device, compute.threads, deterministic=compute.deterministic)
+    train(study, variants, [seed])
+
+
 def require_origin(path: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse a kept training of other settings, clips or of another version.
 
@@ -145,10 +158,12 @@ def require_origin(path: Path, record: Mapping[str, Any], wanted: Mapping[str, A
     remedy = f"remove the folder {path.parent} to train all of it again, or give the variant another name"
     found = record.get("made_from")
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: does not say what it was made from, as this version does; {remedy}")
-    for name in sorted(set(found) | set(wanted)):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(f"{path}: {name}: found {found.get(name)}, wanted {wanted.get(name)}; {remedy}")
+        raise ValueError(f"{path}: does not say what it was made from, as trainings of this version do; {remedy}")
+    # Another stage or version has other settings too, which say less.
+    for name in ("stage", "version", *sorted(set(found) | set(wanted))):
+        if (name in found, found.get(name)) != (name in wanted, wanted.get(name)):
+            was, now = (values.get(name, "none") for values in (found, wanted))
+            raise ValueError(f"{path}: {name}: was trained with {was}, found {now} now; set it back, or {remedy}")
 
 
 def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) -> None:
@@ -161,7 +176,7 @@ def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) ->
 
 
 def made_from(study: Study, variant: Variant, settings: Settings) -> dict[str, Any]:
-    """Everything that a training's answers depend on, but for the machine.
+    """Everything that a training's answers depend on, but for the code of one version and the machine.
 
     Returns:
         Plain values by SECTION.KEY, and the sha256 of files by their name, or by the key that names them.
@@ -172,19 +187,22 @@ def made_from(study: Study, variant: Variant, settings: Settings) -> dict[str, A
         sections["student"] = {key: value for key, value in sections["student"].items() if key not in STUDENT_ONLY}
         sections["logits"] = {"views": settings.configs["logits"].views}
     else:
-        more = ("logits", "student") if variant.stage == "student" else ()
-        sections = settings.of("views", "teacher", "enhancer", *more)
-        files.append(study.enhancer)
+        sections = settings.of("views", "teacher", *(("student",) if variant.stage == "student" else ()))
+        if settings.configs["teacher"].input != "dark":
+            sections |= settings.of("enhancer")
+            files.append(study.enhancer)
+    if variant.stage == "student":
+        # minimum_top1 stops a training, and changes none
+        sections["logits"] = {key: settings.values["logits"][key] for key in ("views", "batch_size")}
+    _require_files(files)
     values = {f"{section}.{key}": value for section, of_keys in sections.items() for key, value in of_keys.items()}
     weights = {name: Path(value) for name, value in values.items() if name.endswith(".weights") and value}
-    _require_files(files)
     made = {
         "stage": variant.stage,
         "version": VERSION,
         **{name: settings.values[name.partition(".")[0]][name.partition(".")[2]] for name in MEASURED},
         **values,
-        **{name: sha256_of(path) for name, path in weights.items()},
-        **{path.name: sha256_of(path) for path in files},
+        **{name: f"sha256 {sha256_of(path)}" for name, path in (weights | {path.name: path for path in files}).items()},
     }
     plain: dict[str, Any] = json.loads(json.dumps(made))  # as a file gives it back
     return plain
