@@ -100,7 +100,8 @@ class PrepareConfig:
     links: bool
     """Follow links below the videos' root that lead out of it; false refuses them."""
     scene_pattern: str
-    """Regular expression on the clip id; its groups, joined, name the scene. Empty: every clip its own scene."""
+    """Regular expression on the clip id, without a first folder such as train/ above the class; its groups, joined,
+    name the scene. A clip that it does not match is a scene of its own; empty: every clip is."""
     holdout: int
     """Whole training scenes set aside for choosing between models."""
     test_share: float

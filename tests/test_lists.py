@@ -217,6 +217,13 @@ def test_scenes_come_from_the_pattern_or_are_the_clip():
     assert scene_of("odd.mp4", "") == "odd.mp4"
 
 
+def test_a_subsets_folder_is_no_part_of_the_scene():
+    pattern = r"^(.*)_(\d+)_\d+\.[^.]+$"
+    assert {scene_of(f"{folder}Run/Run_7_12.mp4", pattern) for folder in ("", "train/", "Test/")} == {"Run/Run/7"}
+    assert scene_of("train/Run/odd.mp4", pattern) == "train/Run/odd.mp4"
+    assert scene_of("train/train_7_12.mp4", pattern) == "train/train/7"  # a class of this name
+
+
 def test_held_out_scenes_are_whole_and_leave_every_class_a_clip():
     scenes, labels = ["a", "a", "b", "b", "c"], [0, 1, 0, 1, 2]
     assert choose_scenes(scenes, labels, order=["c", "b", "a"], count=1, parameter="prepare.holdout") == {"b"}

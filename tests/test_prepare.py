@@ -156,6 +156,17 @@ def test_a_scene_in_train_and_test_is_a_leak(dataset, make_video, capsys):
     assert leaks_of(dataset) == NO_LEAKS
 
 
+def test_a_scene_in_the_folders_of_train_and_test_is_a_leak(dataset, make_video):
+    for subset, clip in (("train", 1), ("test", 2)):
+        for name in CLASSES:
+            scene = 4 if name == "Walk" else clip
+            make_video(dataset / f"videos/{subset}/{name}/{name}_{scene}_{clip}.mp4", seed=clip, level=40)
+    with pytest.raises(
+        ValueError, match=r"1 of 2 .* source.*train/Walk/Walk_4_1\.mp4 \(train, Walk\), test/Walk/Walk_4_2"
+    ):
+        run(dataset, train="videos/train", test="videos/test")
+
+
 def test_leaks_are_counted_by_test_clips():
     clips = [
         a_clip("a/x_1.mp4", "train", 0, pattern=DARK48_SOURCES),

@@ -25,6 +25,9 @@ COUNT = re.compile(r"[0-9]{1,18}")
 NAME_BYTES, PATH_BYTES = 255, 3000  # Linux takes 4095 bytes of a path, and the videos' root needs some
 SHOWN = 200  # characters of a line that a message repeats
 
+SUBSET_FOLDERS = frozenset({"train", "training", "holdout", "val", "valid", "validate", "validation", "test"})
+"""Folders right below the videos' root that name a subset, in lower case; any other folder names a class."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
@@ -189,12 +192,19 @@ def has_video_suffix(listed: str) -> bool:
     return PurePosixPath(listed).suffix.lower() in VIDEO_SUFFIXES
 
 
+def below_subset(clip_id: str) -> str:
+    """A clip's path without a first folder that names a subset above the class: Run/a.mp4 of train/Run/a.mp4."""
+    first, _, rest = clip_id.partition("/")
+    return rest if "/" in rest and first.lower() in SUBSET_FOLDERS else clip_id
+
+
 def scene_of(clip_id: str, pattern: str) -> str:
     """The scene a clip was filmed in: the pattern's groups joined, or the clip itself where it does not match.
 
-    A group that took no part in the match is left out.
+    The pattern sees the path below a folder such as `train`: `train/Run/Run_1_2.mp4` and `test/Run/Run_1_3.mp4` share
+    a scene. A group that took no part in the match is left out.
     """
-    match = re.search(pattern, clip_id) if pattern else None
+    match = re.search(pattern, below_subset(clip_id)) if pattern else None
     if match is None:
         return clip_id
     return "/".join(group for group in match.groups() if group is not None) or match[0]

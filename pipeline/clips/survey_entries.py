@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.clips.clip_index import read_clips
-from pipeline.clips.lists import has_video_suffix, scene_of
-
-SUBSET_FOLDERS = frozenset({"train", "training", "holdout", "val", "valid", "validate", "validation", "test"})
-"""Folders right below the root that name a subset, in lower case; any other folder names a class."""
+from pipeline.clips.lists import SUBSET_FOLDERS, has_video_suffix, scene_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +27,8 @@ class Entry:
 def entries_of_folder(root: Path, *, scene_pattern: str) -> tuple[list[Entry], dict[str, int]]:
     """All videos below a folder, sorted by path, and the number of other files by suffix; hidden ones do not count.
 
-    `train`, `test` and the like right below the root are subsets; the next folder is the class. The scene is told
-    from the path below the subset, so that `train/Run/Run_1_2.mp4` and `test/Run/Run_1_3.mp4` share one.
+    `train`, `test` and the like right below the root are subsets; the next folder is the class. For the
+    scene see `scene_of`.
 
     Raises:
         ValueError: no such folder, or it holds no video.
@@ -47,14 +44,13 @@ def entries_of_folder(root: Path, *, scene_pattern: str) -> tuple[list[Entry], d
             others[path.suffix.lower() or "no suffix"] += 1
             continue
         below = parts[1:] if len(parts) > 1 and parts[0].lower() in SUBSET_FOLDERS else parts
-        clip_id, named = "/".join(parts), "/".join(below)
-        scene = scene_of(named, scene_pattern)
+        clip_id = "/".join(parts)
         entries.append(
             Entry(
                 id=clip_id,
                 class_name=below[0] if len(below) > 1 else "",
                 subset=parts[0] if len(below) < len(parts) else "",
-                scene=clip_id if scene == named else scene,
+                scene=scene_of(clip_id, scene_pattern),
             )
         )
     if not entries:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="How the page's pictures are made from luma.",
 )
-@click.option("--scene-pattern", help="Regular expression whose groups name the scene.  [prepare.scene_pattern]")
+@click.option(
+    "--scene-pattern", help="Regular expression whose groups name the scene. [ARID's names: Class_scene_clip]"
+)
 @click.option("--per-class", type=click.IntRange(0), default=3, show_default=True, help="Videos of a class pictured.")
 def inspect(
     source: Path,
