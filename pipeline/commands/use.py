@@ -38,7 +38,9 @@ PRESETS = {
 @click.option("--sampling", type=click.Choice(["consecutive", "spread"]), help="How a view takes them.")
 @click.option("--size", type=int, help="Side of the view in pixels.")
 @click.option(
-    "--protocol", type=click.Choice(sorted(presets.PROTOCOLS)), help="How training crops are taken. [darklight]"
+    "--protocol",
+    type=click.Choice(sorted(presets.PROTOCOLS)),
+    help="How training crops are taken. [darklight; r2plus1d_tiny: one scale, anywhere]",
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the training views.")
 @click.option("--links/--no-links", default=None, help="Follow links below the videos' root, or refuse them.")

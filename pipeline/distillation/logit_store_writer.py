@@ -65,7 +65,8 @@ def publish(target: Path, spec: StoreSpec, shards: Sequence[Path], *, minimum_to
         if top1 < minimum_top1:
             raise ValueError(
                 f"{target}: top-1 of the teacher's logits over the training views: found {top1:.4f}, wanted at least "
-                f"{minimum_top1:.4f}; a wrong normalisation or an untrained teacher is the usual cause"
+                f"{minimum_top1:.4f}; a wrong normalisation or an untrained teacher is the usual cause: raise "
+                "teacher.epochs, give teacher.weights, or lower logits.minimum_top1"
             )
         if problems := verify(partial):
             raise OSError(f"{target}: what was written does not verify: {'; '.join(problems)}; check the disk")
