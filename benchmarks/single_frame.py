@@ -11,6 +11,7 @@ import click
 
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, Batches, CentreViews, DrawnViews, ViewDataset, open_dark_frames
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.views import view_rule
 from pipeline.config import STUDENT_ONLY, BaselineConfig, ComputeConfig, LogitsConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
@@ -19,7 +20,7 @@ from pipeline.training.classification import build_dark, train_classifier
 from pipeline.training.loop import top1
 from pipeline.training.machine import set_up_machine
 from pipeline.training.metrics import wilson_interval
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import work_root
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, DrawnViews, open_dark_frames
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.views import view_rule
 from pipeline.config import BaselineConfig, ComputeConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
@@ -22,7 +23,7 @@ from pipeline.training.classification import (
 )
 from pipeline.training.distributed import joined
 from pipeline.training.precision import check_precision
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import work_root
 
 
 def run(

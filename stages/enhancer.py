@@ -14,13 +14,14 @@ from tqdm import tqdm
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
 from pipeline.clips.dataset import FrameSource, open_dark_frames
 from pipeline.clips.files import replacing
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.config import ComputeConfig, EnhancerConfig, ViewsConfig, plain
 from pipeline.enhancers.build import build_enhancer
 from pipeline.enhancers.enhanced_frames import enhance_pixels
 from pipeline.enhancers.zero_dce import OFFICIAL_SHA256, ZeroDCE, load_official
 from pipeline.enhancers.zero_reference import colour_constancy, zero_reference_loss
 from pipeline.training.checkpoint import Record, load_state, save_checkpoint, save_state
-from pipeline.training.work_folder import cache_policy, work_folder, work_root
+from pipeline.training.work_folder import work_folder, work_root
 
 STEPS_BETWEEN_SAVES = 50
 HELD_OUT_EVERY = 10

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.clips.clip_index import Clip, of_subset, read_clips
 from pipeline.clips.dataset import CachePolicy
 from pipeline.clips.files import replacing, sha256_of
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.plain_text import cell
 from pipeline.config import ComputeConfig, EvaluateConfig, plain
 from pipeline.inference.darkness import by_luma
@@ -24,7 +25,7 @@ from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.training.checkpoint import Record
 from pipeline.training.metrics import agreement, compare, describe, reliability_bins, top_k_hits
 from pipeline.training.precision import check_precision
-from pipeline.training.work_folder import cache_policy, work_folder, work_root
+from pipeline.training.work_folder import work_folder, work_root
 
 MODELS = ("baseline", "teacher", "student")
 DETAILS = ("per_class", "confusion")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, CachePolicy, DrawnViews, ViewDataset, load_keys, open_dark_frames
 from pipeline.clips.files import sha256_of
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.views import pixel_crc32
 from pipeline.config import ComputeConfig, LogitsConfig
 from pipeline.distillation.fingerprint import fingerprint, provenance
@@ -29,7 +30,7 @@ from pipeline.inference.loading import Loaded, load_recogniser
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.distributed import Ranks, joined, wait_for_writers
 from pipeline.training.precision import check_precision
-from pipeline.training.work_folder import cache_policy, work_folder, work_key, work_root
+from pipeline.training.work_folder import work_folder, work_key, work_root
 
 
 @dataclass(frozen=True, kw_only=True)

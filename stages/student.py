@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, DrawnViews, FrameSource, open_dark_frames
 from pipeline.clips.files import sha256_of
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.views import View, ViewRule, view_rule
 from pipeline.config import ComputeConfig, StudentConfig, ViewsConfig, plain
 from pipeline.distillation.fingerprint import fingerprint, provenance
@@ -31,7 +32,7 @@ from pipeline.training.classification import (
 )
 from pipeline.training.distributed import Ranks, joined
 from pipeline.training.precision import check_precision
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import work_root
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.clips.clip_index import class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import Batch, DrawnViews
 from pipeline.clips.files import replacing
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.views import ViewRule, view_rule
 from pipeline.config import ComputeConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
@@ -34,7 +35,7 @@ from pipeline.training.classification import (
 from pipeline.training.distributed import joined
 from pipeline.training.loaded_enhancer import load_enhancer
 from pipeline.training.precision import check_precision
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import work_root
 
 
 def run(

@@ -118,6 +118,9 @@ def test_no_command_waits_for_libraries_that_it_may_not_need():
     code = f"import sys, {', '.join(names)}; print([name for name in {slow} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+    code = "import sys, stages.render, stages.prepare, pipeline.studies.table; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
 def declared():

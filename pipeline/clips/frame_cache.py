@@ -133,6 +133,11 @@ class CachePolicy:
     limit_bytes: float
 
 
+def cache_policy(root: Path, *, mode: str, cache_gb: float) -> CachePolicy:
+    """The decode-once cache of a run, beside its unfinished work in `root`."""
+    return CachePolicy(folder=root / "frames", mode=mode, limit_bytes=cache_gb * 1e9)
+
+
 def keep_frames(
     source: FrameSource, clips: Sequence[Clip], *, settings: object, frame_size: tuple[int, int], cache: CachePolicy
 ) -> FrameSource:

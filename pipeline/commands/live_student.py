@@ -8,13 +8,14 @@ import torch
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
 from pipeline.clips.dataset import DrawnViews, FrameSource
 from pipeline.clips.files import sha256_of
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.views import view_rule
 from pipeline.config import ComputeConfig, StudentConfig, ViewsConfig, plain
 from pipeline.distillation.live import LiveTeacher
 from pipeline.enhancers.enhanced_frames import open_teacher_frames
 from pipeline.inference.loading import load_recogniser
 from pipeline.training.distributed import joined
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import work_root
 from stages.student import Lessons, train_student
 
 

@@ -16,11 +16,8 @@ from pipeline.config import SECTION_TYPES
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params
 from pipeline.studies.runner import TRAIN_AGAIN, Study, made_from, require_origin
-from pipeline.studies.saved import Saved, Trained, Words
+from pipeline.studies.saved import UNKNOWN, Saved, Trained, Words
 from pipeline.studies.variants import RESERVED, Variant, settings_for
-
-UNKNOWN = "clip:"
-"""Begins the group of a clip whose scene is unknown."""
 
 
 def gather(study: Study, words: Words, *, scenes: Mapping[str, str]) -> Saved:

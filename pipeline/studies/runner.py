@@ -18,6 +18,7 @@ import torch
 
 from pipeline.clips.clip_index import Clip, class_names_in, of_subset, read_clips
 from pipeline.clips.files import replacing, sha256_of
+from pipeline.clips.frame_cache import cache_policy
 from pipeline.config import STUDENT_ONLY, ComputeConfig
 from pipeline.inference.loading import load_recogniser
 from pipeline.inference.tested_clips import clip_logits, protocol_views
@@ -26,7 +27,7 @@ from pipeline.params import read_params, read_section
 from pipeline.studies.variants import MEASURED, Settings, Variant, settings_for
 from pipeline.training.classification import weights_files
 from pipeline.training.machine import set_up_machine
-from pipeline.training.work_folder import cache_policy, work_root
+from pipeline.training.work_folder import work_root
 from pipeline.version import VERSION
 from stages import baseline, enhancer, logits, student, teacher
 

@@ -13,6 +13,8 @@ from pipeline.clips.files import replacing
 from pipeline.mapping_file import read_json
 
 REMEDY = "save the study again"
+UNKNOWN = "clip:"
+"""Begins the group of a clip whose scene is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

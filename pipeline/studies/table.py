@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.studies.bootstrap import Estimate, bootstrap
-from pipeline.studies.gathered import UNKNOWN
 from pipeline.studies.joined import pooled
-from pipeline.studies.saved import Saved, read
+from pipeline.studies.saved import UNKNOWN, Saved, read
 from pipeline.studies.variants import VARIANTS
 from pipeline.tables.paper_rows import DASH, MODELS
 from pipeline.tables.paper_text import Table

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import torch
 
-from pipeline.clips.dataset import CachePolicy
 from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.video import av_version
 
@@ -34,11 +32,6 @@ def work_root(out: Path) -> Path:
     override = os.environ.get("DLKDD_WORK")
     # Relative folders vanish with a temporary workspace, so the variable names one that stays.
     return Path(override) / out.resolve().parent.name if override else out.parent / ".work"
-
-
-def cache_policy(root: Path, *, mode: str, cache_gb: float) -> CachePolicy:
-    """The decode-once cache of a run lies beside its unfinished work."""
-    return CachePolicy(folder=root / "frames", mode=mode, limit_bytes=cache_gb * 1e9)
 
 
 @contextlib.contextmanager
@@ -87,12 +80,13 @@ def work_key(stage: str, *, settings: Mapping[str, object], inputs: Sequence[Pat
     for path in inputs:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; run the stage that writes it, or `dvc repro`")
+    torch = sys.modules.get("torch")  # a stage that does not load it depends on none of it, and starts sooner
     parts = {
         "settings": dict(settings),
         "inputs": [sha256_of(path) for path in inputs],
         "code": [sha256_of(path) for path in source_files(module or f"stages.{stage}")],
-        "versions": [torch.__version__, np.__version__, av_version(), sys.version],
-        "threads": torch.get_num_threads(),
+        "versions": [torch and torch.__version__, np.__version__, av_version(), sys.version],
+        "threads": torch and torch.get_num_threads(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
