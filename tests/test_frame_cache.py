@@ -261,23 +261,27 @@ def test_a_file_that_cannot_be_written_is_an_os_error_in_any_reader(tmp_path, cl
 
 
 class Deadly:
-    """A source of frames that one clip kills."""
+    """A source of frames that one clip kills, once there is a file that says so."""
 
-    def __init__(self, source, clip_id):
-        self.source, self.clip_id = source, clip_id
+    def __init__(self, source, clip_id, now):
+        self.source, self.clip_id, self.now = source, clip_id, now
 
     def frames(self, clip, indices, crop=None):
         if clip.id == self.clip_id:
+            # Earlier it would take batches with it that it has read, but that have not left it.
+            while not self.now.exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return self.source.frames(clip, indices, crop)
 
 
 def test_a_reader_that_dies_names_the_clip_that_it_was_reading(tmp_path, clips):
-    source = Deadly(opened(clips, tmp_path), clips[3].id)
+    source = Deadly(opened(clips, tmp_path), clips[3].id, tmp_path / "now")
     keys = [[(0, 0), (0, 1)], [(0, 2)], [(0, 4), (0, 3)]]
     batches = iter(load_keys(ViewDataset(clips, source=source, view_of=seen, size=16), keys, workers=2))
     before = [next(batches).indices.tolist() for _ in range(2)]
     assert before == [[0, 1], [2]]
+    (tmp_path / "now").touch()
     with pytest.raises(ChildProcessError, match=rf"died while it read {clips[3].id} \(.*pid.*compute\.workers: 0"):
         next(batches)
 
