@@ -33,10 +33,11 @@ def test_a_saved_study_can_be_added_to_by_its_plan(path):
     if path.stem not in studies.PLANS:
         pytest.skip("no plan has this name")
     plan, saved = studies.PLANS[path.stem], json.loads(path.read_text(encoding="utf-8"))
-    params = presets.demo() if plan.preset == "demo" else presets.set_size(presets.tiny(), 64)
+    rendered = plan.preset == "demo"
+    params = presets.demo() if rendered else presets.set_size(presets.tiny(), 64)
     params["views"]["flip"] = "--no-flip" not in plan.use
     params = presets.override(params, plan.settings)
-    for section in ("views", "enhancer", "teacher", "logits", "student"):
+    for section in ("views", "enhancer", "teacher", "logits", "student", *(("render", "prepare") if rendered else ())):
         kept = {key: value for key, value in saved["settings"][section].items() if key != "weights"}
         assert kept == {
             key: value for key, value in json.loads(json.dumps(params[section])).items() if key != "weights"
