@@ -358,6 +358,15 @@ def test_a_difference_is_paired_by_seed_and_clip():
     assert difference(found, "student", "smoothed") is None
 
 
+def test_a_study_of_further_variants_alone_stands_in_their_table():
+    alone = dataclasses.replace(saved(mine=["11110000", "11110000"]), title="alone")
+    main, further = tables([alone, saved(baseline=["11110000", "11110000"])])
+    assert [row[0] for row in main.rows] == ["night"]
+    assert [row[:2] for row in further.rows] == [("alone", "mine")]
+    assert [note.partition(":")[0] for note in main.notes] == ["alone", "night"]
+    assert [row[0] for row in tables([alone])[0].rows] == ["alone"]
+
+
 def test_the_table_shows_means_intervals_and_dashes():
     (table,) = tables([saved(student=("11110000",), baseline=("11100000",))])
     (row,) = table.rows

@@ -38,7 +38,9 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
     for pool in dict.fromkeys(study.pool for study in studies):
         members = [study for study in studies if study.pool == pool]
         rows += [*members, pooled(members)] if pool and len(members) > 1 else members
-    main = _table("Student, teacher and baseline", rows, MODELS, ORDER, notes=tuple(map(_note, rows)))
+    # One of further variants alone stands below; but the first table is never empty, since the notes belong to it.
+    compared = [study for study in rows if any(name in study.variants for name in MODELS)] or rows
+    main = _table("Student, teacher and baseline", compared, MODELS, ORDER, notes=tuple(map(_note, rows)))
     light = _table(
         "Teachers with and without light",
         [study for study in rows if "dark-teacher" in study.variants],
