@@ -87,7 +87,9 @@ def test_a_process_without_words_is_told_of(capfd):
 
 @pytest.mark.parametrize("stopped_by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_the_one_that_waits(tmp_path, stopped_by):
-    code = "import sys, functools, pathlib, test_at_once as t; "
+    # A shell in the background lets its programs ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "import sys, functools, pathlib, test_at_once as t; "
     code += "t.run_at_once(functools.partial(t.wait_for_ever, pathlib.Path(sys.argv[1])), [0, 1, 2], jobs=2)"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-c", code, str(tmp_path)]
