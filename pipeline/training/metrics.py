@@ -1,7 +1,7 @@
 """Figures of merit and their intervals.
 
 scipy.stats and torchmetrics are imported where they are called: the one takes half as long as importing torch, the
-other twice as long, and most commands that read this module call neither.
+other longer, and most commands that read this module call neither.
 """
 
 from typing import Any
