@@ -76,18 +76,12 @@ def run(
     ):
         check_precision(device, compute.precision)
         light = _load_light(enhancer_checkpoint, statistics, config, device=device)
-        streams = 2 if config.input == "both" else 1
-        classifier, arguments, origin = new_classifier(
-            plain(config), num_classes=len(names), num_frames=rule.frames, streams=streams
-        )
-        recogniser = Recogniser(
-            classifier,
-            mean=light.mean,
-            std=light.std,
-            enhancer=light.enhancer if enhancer_on == "view" else None,
-            train_enhancer=config.unfreeze_enhancer,
-            dark_stream=light.dark if streams == 2 else None,
-            remove_temporal_mean=config.remove_temporal_mean,
+        model = _build(
+            light,
+            config,
+            enhancer_on=enhancer_on,
+            num_classes=len(names),
+            num_frames=rule.frames,
             precision=compute.precision,
         )
 
@@ -107,7 +101,7 @@ def run(
             device=device,
         )
         trained = train_classifier(
-            recogniser,
+            model.recogniser,
             train=train,
             holdout=holdout,
             source=source,
@@ -126,22 +120,19 @@ def run(
         )
         if not ranks.first:
             return
-        recogniser.load_state_dict(trained.weights)
+        model.recogniser.load_state_dict(trained.weights)
         record = Record(
             kind="teacher",
             class_names=names,
-            model=arguments,
+            model=model.arguments,
             preprocessing=_preprocessing(light, rule, views.colour_range, enhancer_on=enhancer_on, config=config),
-            settings=plain(config) | {"weights": origin, "enhancer": light.settings, "precision": compute.precision},
+            settings=plain(config)
+            | {"weights": model.origin, "enhancer": light.settings, "precision": compute.precision},
             metrics=trained.curve[trained.epoch],
         )
         write_curve(curve, trained.curve)
         write_timings(timings, trained)
-        # The enhancer travels with the classifier: these are the only weights that the stage logits reads.
-        parts = {f"classifier.{name}": tensor for name, tensor in classifier.state_dict().items()}
-        if light.enhancer is not None:
-            parts |= {f"enhancer.{name}": tensor for name, tensor in light.enhancer.state_dict().items()}
-        save_checkpoint(checkpoint, parts, record)
+        save_checkpoint(checkpoint, _parts(model, light), record)
         with replacing(card) as partial:
             partial.write_text(json.dumps(file_card(checkpoint, record), indent=1, sort_keys=True) + "\n", "utf-8")
 
@@ -159,6 +150,46 @@ class _Light:
     """Mean and std of the dark frames."""
     settings: Mapping[str, Any] | None
     """How the enhancer was made; its `weights` is the sha256 of a given file, None where it was trained or has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A new teacher, and what its record needs."""
+
+    recogniser: Recogniser
+    arguments: dict[str, Any]
+    """Rebuild the classifier."""
+    origin: str | None
+    """sha256 of the pretrained trunk."""
+
+
+def _build(
+    light: _Light, config: TeacherConfig, *, enhancer_on: str, num_classes: int, num_frames: int, precision: str
+) -> _Model:
+    """The network of one or two streams, which enhances by itself where the views are enhanced."""
+    two = config.input == "both"
+    classifier, arguments, origin = new_classifier(
+        plain(config), num_classes=num_classes, num_frames=num_frames, streams=2 if two else 1
+    )
+    recogniser = Recogniser(
+        classifier,
+        mean=light.mean,
+        std=light.std,
+        enhancer=light.enhancer if enhancer_on == "view" else None,
+        train_enhancer=config.unfreeze_enhancer,
+        dark_stream=light.dark if two else None,
+        remove_temporal_mean=config.remove_temporal_mean,
+        precision=precision,
+    )
+    return _Model(recogniser=recogniser, arguments=arguments, origin=origin)
+
+
+def _parts(model: _Model, light: _Light) -> dict[str, Tensor]:
+    """The enhancer travels with the classifier: these are the only weights that the stage logits reads."""
+    parts = {f"classifier.{name}": tensor for name, tensor in model.recogniser.classifier.state_dict().items()}
+    if light.enhancer is not None:
+        parts |= {f"enhancer.{name}": tensor for name, tensor in light.enhancer.state_dict().items()}
+    return parts
 
 
 def _where_enhanced(config: TeacherConfig, enhancer_on: str) -> str:

@@ -24,7 +24,8 @@ from pipeline.studies import runner
 from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
-from pipeline.studies.runner import Study, made_from, train
+from pipeline.studies.prepared import Study, made_from
+from pipeline.studies.runner import train
 from pipeline.studies.saved import Saved, Trained, Words, read, write
 from pipeline.studies.table import difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
@@ -356,6 +357,10 @@ def test_a_difference_is_paired_by_seed_and_clip():
     assert difference(found, "student", "teacher").mean == 0  # of the one seed that both have
     assert difference(found, "student", "teacher").seeds == 1
     assert difference(found, "student", "smoothed") is None
+    # One clip more for every seed and in every scene: whatever is drawn, the difference is the same.
+    paired = saved(student=("11101010", "01111111"), baseline=("01000000", "00010101"))
+    gain = difference(paired, "student", "baseline")
+    assert (gain.low, gain.mean, gain.high) == (0.5, 0.5, 0.5)
 
 
 def test_a_study_of_further_variants_alone_stands_in_their_table():

@@ -12,7 +12,7 @@ from pipeline.commands.options import FOLDER, PATH, machine, params_option, run_
 from pipeline.params import read_inputs
 
 if TYPE_CHECKING:
-    from pipeline.studies.runner import Study
+    from pipeline.studies.prepared import Study
 
 SUBSET = click.option(
     "--on",
@@ -153,7 +153,7 @@ def _prepared(run: str, folder: Path | None, subset: str, params: Path) -> "Stud
     """The study of a run, on this machine."""
     from pipeline.inference.cost import device_name
     from pipeline.pages.report_origin import commit_of
-    from pipeline.studies.runner import Study
+    from pipeline.studies.prepared import Study
     from pipeline.version import VERSION
 
     chosen, code = machine(params), Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from pipeline.clips.files import sha256_of
 from pipeline.config import SECTION_TYPES
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params
-from pipeline.studies.runner import TRAIN_AGAIN, Study, made_from, require_origin
+from pipeline.studies.prepared import TRAIN_AGAIN, Study, made_from, require_origin
 from pipeline.studies.saved import UNKNOWN, Saved, Trained, Words
 from pipeline.studies.variants import RESERVED, Variant, settings_for
 
