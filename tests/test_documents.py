@@ -40,14 +40,16 @@ def test_tables_of_studies_in_the_documents_are_their_json(folder):
 
 def test_the_readmes_rows_of_studies_are_those_of_the_results():
     table = study_tables(read_studies(ROOT / "docs" / "results" / "studies"))[0]
-    found = {row[0]: row for row in table.rows}
+    found = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     shown = [re.split(r" *\| *", line.strip("| ")) for line in README.splitlines() if line.startswith("| ")]
+    header = next(row for row in shown if "student - baseline" in row)
     rows = [row for row in shown if row[0] in found]
-    assert rows
-    for title, *cells in rows:
+    assert {"rendered, -5 EV", "EgoGestAR, -8 EV, all splits"} < {title for title, *_ in rows}
+    assert {"baseline", "teacher", "student", "student - teacher", "teacher - baseline"} < set(header)
+    for row in rows:
         # without the number of seeds, and some columns alone
-        plain = [cell.partition(" x")[0] for cell in found[title]]
-        assert all(cell in plain for cell in cells), title
+        wanted = [found[row[0]][name].partition(" x")[0] for name in header]
+        assert row == wanted, row[0]
 
 
 def test_the_demos_figures_in_the_readme_are_those_of_its_json():

@@ -31,6 +31,18 @@ def test_figures_of_four_clips_are_those_counted_by_hand():
     assert figures["calibration_error_low"] <= figures["calibration_error"] <= figures["calibration_error_high"]
 
 
+def test_the_calibration_errors_interval_is_that_of_a_bootstrap():
+    """Confidence 0.75 in one bin, two of three right: the error of n clips with k hits is |k / n - 0.75|."""
+    logits = np.log(np.tile(np.array([[0.75, 0.25]], np.float32), (300, 1)))
+    labels = np.array([0, 0, 1] * 100)
+    figures = describe(logits, labels, ("A", "B"), bins=10, resamples=2000, seed=0)
+    error = figures["calibration_error"]
+    assert error == pytest.approx(1 / 12, abs=1e-6)
+    # As far from zero as here the error moves as the share of hits does: sqrt(2/9/300) = 0.02722, by 1.96 0.0533.
+    for side in (error - figures["calibration_error_low"], figures["calibration_error_high"] - error):
+        assert side == pytest.approx(0.0533, rel=0.1)
+
+
 def test_top_k_counts_a_tie_for_the_lower_index():
     logits = np.array([[1.0, 1.0, 0.0]], np.float32)
     assert top_k_hits(logits, np.array([0]), 1).tolist() == [True]
@@ -44,6 +56,9 @@ def test_paired_comparison_counts_the_clips_that_differ():
     found = compare(first, second)
     assert (found["difference"], found["only_first"], found["only_second"]) == (pytest.approx(5 / 8), 5, 0)
     assert found["p_value"] == pytest.approx(2 * 0.5**5)
+    # Five ones and three zeros: mean 0.625, sample variance 15/56, standard error sqrt(15/56/8) = 0.18298, by 1.96.
+    assert found["difference_low"] == pytest.approx(0.625 - 0.35864, abs=1e-5)
+    assert found["difference_high"] == pytest.approx(0.625 + 0.35864, abs=1e-5)
     assert compare(first, first)["p_value"] == 1.0
 
 

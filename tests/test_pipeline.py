@@ -91,6 +91,31 @@ def test_kd_weight_zero_gives_the_baselines_weights(done, tmp_path, small_config
     assert any(not torch.equal(baseline[name], distilled[name]) for name in baseline)
 
 
+def test_every_step_of_the_student_has_the_settings_loss(done, tmp_path, small_configs, monkeypatch):
+    from stages import student as stage
+
+    steps, targets = [], []
+    loss, of_store = stage.student_loss, stage.soft_targets
+
+    def recorded_loss(*arguments, **options):
+        steps.append(options)
+        return loss(*arguments, **options)
+
+    def recorded_targets(kind, *arguments, **options):
+        targets.append((kind, options))
+        return of_store(kind, *arguments, **options)
+
+    monkeypatch.setattr(stage, "student_loss", recorded_loss)
+    monkeypatch.setattr(stage, "soft_targets", recorded_targets)
+    given = {"kd_weight": 0.8, "kd_decay": 0.25, "temperature": 3.0, "scale_by_temperature_squared": True, "seed": 5}
+    run = done.copy(tmp_path / "copy", small_configs(student={**given, "soft_targets": "smoothed"}))
+    run.student()
+    assert targets == [("smoothed", {"temperature": 3.0, "seed": 5})]
+    # 11 clips in batches of 4: three steps in each of two epochs, the weight 0.8, then 0.8 * 0.25 (Eq. 8)
+    assert [step.pop("weight") for step in steps] == pytest.approx([0.8] * 3 + [0.2] * 3)
+    assert steps == [{"temperature": 3.0, "scale_by_temperature_squared": True}] * 6
+
+
 def test_the_student_trains_without_the_teachers_weights(done, tmp_path):
     run = done.copy(tmp_path / "copy")
     for name in ("teacher.safetensors", "enhancer.safetensors", "student.safetensors"):
