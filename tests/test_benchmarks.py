@@ -33,6 +33,8 @@ def test_a_saved_study_can_be_added_to_by_its_plan(path):
     if path.stem not in studies.PLANS:
         pytest.skip("no plan has this name")
     plan, saved = studies.PLANS[path.stem], json.loads(path.read_text(encoding="utf-8"))
+    for words in ("title", "note", "pool", "recipes"):
+        assert saved[words] == getattr(plan, words)
     rendered = plan.preset == "demo"
     params = presets.demo() if rendered else presets.set_size(presets.tiny(), 64)
     params["views"]["flip"] = "--no-flip" not in plan.use

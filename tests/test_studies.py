@@ -363,6 +363,20 @@ def test_a_difference_is_paired_by_seed_and_clip():
     assert (gain.low, gain.mean, gain.high) == (0.5, 0.5, 0.5)
 
 
+def test_few_common_seeds_are_told_where_each_variant_has_enough():
+    texts = {str(seed): "11110000" for seed in range(18)}
+    found = saved(student=(), baseline=())
+    seeds = {"student": range(10), "baseline": range(8, 18)}
+    hits = {name: {str(seed): texts[str(seed)] for seed in of} for name, of in seeds.items()}
+    for name, kept in hits.items():
+        found.variants[name] = dataclasses.replace(found.variants[name], hits=kept)
+    (table,) = tables([found])
+    assert table.rows[0][6].endswith(" x2")
+    assert "; the intervals of fewer than 8 seeds are too narrow; " in table.notes[0]
+    found.variants["baseline"] = dataclasses.replace(found.variants["baseline"], hits=hits["student"])
+    assert "seeds are too narrow" not in tables([found])[0].notes[0]
+
+
 def test_a_study_of_further_variants_alone_stands_in_their_table():
     alone = dataclasses.replace(saved(mine=["11110000", "11110000"]), title="alone")
     main, further = tables([alone, saved(baseline=["11110000", "11110000"])])
@@ -381,7 +395,7 @@ def test_the_table_shows_means_intervals_and_dashes():
     assert row[5] == "-"
     assert row[6] == "+0.125 (-) x1"
     assert "2 recipes tried on clips set aside, before" in table.notes[0]
-    assert "mean luma 8.0 of 255" in table.notes[0]
+    assert "mean luma 8.0 where 16 (in full range 0) is black" in table.notes[0]
     assert "; 4 scenes: the intervals are too narrow; " in table.notes[0]
     assert "; the intervals of fewer than 8 seeds are too narrow; " in table.notes[0]
     assert "1.0 h" in table.notes[0]

@@ -56,7 +56,7 @@ class Saved(Words):
     clips_sha256: str
     """Of the ids, labels and subsets of the training clips and of those that are measured."""
     mean_luma: float
-    """Of the clips that are measured, 0 to 255: tells apart the same clips at two exposures."""
+    """Of the clips that are measured, as coded, 0 to 255: tells apart the same clips at two exposures."""
     groups: tuple[str, ...]
     """Scene of each clip; `clip:` and a hash of the clip's id where the scene is unknown."""
     commit: str

@@ -18,6 +18,7 @@ DRAWS_SEED = 0
 ORDER = (("student", "teacher"), ("student", "baseline"), ("teacher", "baseline"))
 CONTROLS = ("dark-student", "smoothed", "shuffled")
 LIGHT = (("teacher", "dark-teacher"), ("dark-teacher", "baseline"))
+CONTROLLED = tuple(("student", name) for name in CONTROLS) + tuple((name, "baseline") for name in CONTROLS)
 
 
 def read_studies(folder: Path) -> list[Saved]:
@@ -51,7 +52,7 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
         "The student and its controls",
         [study for study in rows if any(name in study.variants for name in CONTROLS)],
         ("student", *CONTROLS),
-        [("student", control) for control in CONTROLS] + [(control, "baseline") for control in CONTROLS],
+        CONTROLLED,
     )
     return [main, *(table for table in (light, controls, _further(rows)) if table.rows)]
 
@@ -136,10 +137,11 @@ def _note(study: Saved) -> str:
     hours = sum(trained.seconds for trained in study.variants.values()) / 3600
     scenes, known = set(study.groups), len(_known_scenes(study))
     unknown = len(scenes) - known
-    fewest = min(len(trained.hits) for trained in study.variants.values())
+    fewest = min(len(study.seeds(*cell)) for cell in _printed(study))
     words = [
         f"top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
-        f"{1 / study.classes:.3f}, mean luma {study.mean_luma:.1f} of 255, {study.train_clips} training clips",
+        f"{1 / study.classes:.3f}, mean luma {study.mean_luma:.1f} where 16 (in full range 0) is black, "
+        f"{study.train_clips} training clips",
         f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds",
     ]
     if unknown:
@@ -154,6 +156,13 @@ def _note(study: Saved) -> str:
     words += [study.note] if study.note else []
     words += [f"commit {_short(study.commit)}", study.hardware, f"{hours:.1f} h"]
     return f"{study.title}: {'; '.join(words)}"
+
+
+def _printed(study: Saved) -> list[tuple[str, ...]]:
+    """Variants, and pairs of them with common seeds, that some table has a cell of."""
+    own = [(name, trained.stage) for name, trained in study.variants.items() if name not in VARIANTS]
+    pairs = (*ORDER, *LIGHT, *CONTROLLED, *own, *((name, "baseline") for name, _ in own))
+    return [cell for cell in (*((name,) for name in study.variants), *pairs) if study.seeds(*cell)]
 
 
 def _short(commits: str) -> str:
