@@ -51,6 +51,8 @@ def read_params(path: Path) -> dict[str, Any]:
 
 
 def _check_runs(path: Path, params: Mapping[str, Any]) -> None:
+    if "runs" not in params:
+        raise ValueError(f"{path}: found no key runs, wanted the names of the runs; write it anew with `dlkdd use`")
     runs, rendered = (params.get(key) or [] for key in ("runs", "rendered"))
     inputs = params.get("inputs") or {}
     if not isinstance(inputs, dict):

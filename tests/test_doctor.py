@@ -248,6 +248,17 @@ def test_memory_is_a_part_of_the_machines():
     assert total > 2**28
 
 
+def test_what_was_read_from_files_is_no_used_memory_of_a_container(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    for name, text in (("memory.max", "1000000\n"), ("memory.current", "950000\n")):
+        (tmp_path / name).write_text(text)
+    assert machine.memory_bytes() == (1_000_000, 50_000)
+    (tmp_path / "memory.stat").write_text("anon 300000\nfile 650000\ninactive_file 600000\nactive_file 50000\n")
+    assert machine.memory_bytes() == (1_000_000, 650_000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory_bytes()[0] > 1_000_000
+
+
 Usage = namedtuple("Usage", "total used free")
 
 

@@ -40,7 +40,18 @@ def rule(**changes):
     return ViewRule(**values | changes)
 
 
-def save(path, *, view=None, model="r2plus1d_tiny", enhancer=None, on="none", seen="dark", kind="student", **settings):
+def save(
+    path,
+    *,
+    view=None,
+    model="r2plus1d_tiny",
+    enhancer=None,
+    on="none",
+    seen="dark",
+    kind="student",
+    still=False,
+    **settings,
+):
     """A checkpoint of random weights, with running statistics that are not the first ones."""
     view = view or rule()
     arguments = {"name": model, "num_classes": len(NAMES), "num_frames": view.frames, "head_dropout": 0.5}
@@ -66,6 +77,7 @@ def save(path, *, view=None, model="r2plus1d_tiny", enhancer=None, on="none", se
         enhancer=None if enhancer is None else {"name": enhancer},
         dark_mean=(0.02, 0.03, 0.04) if both else None,
         dark_std=(0.1, 0.1, 0.2) if both else None,
+        remove_temporal_mean=still,
     )
     record = Record(
         kind=kind,
@@ -101,6 +113,7 @@ def folder(tmp_path_factory):
         on="view",
         seen="both",
         kind="teacher",
+        still=True,
     )
     for number, length in enumerate((20, 3, 9)):
         render(folder / "videos" / f"{number}.mp4", length, seed=number)
@@ -268,6 +281,8 @@ def test_the_sidecar_says_how_to_feed_the_file_and_where_it_comes_from(folder):
     assert teacher["fps"] is None
     assert teacher["in_the_graph"]["enhancer"] == {"name": "zero_dce"}
     assert teacher["in_the_graph"]["dark_mean"] == [0.02, 0.03, 0.04]
+    assert teacher["in_the_graph"]["remove_temporal_mean"] is True
+    assert graph["remove_temporal_mean"] is False
     assert about(folder / "student.pt2")["parity"]["clips"] == ["0.mp4", "1.mp4"]
 
 

@@ -372,6 +372,10 @@ def test_nothing_to_look_at_and_wrong_usage_are_refused(tmp_path):
         ([tmp_path / "clips.csv"], "needs --videos"),
         ([tmp_path, "--videos", tmp_path], "a folder of videos is its own root"),
         ([tmp_path / "clips.csv", "--videos", tmp_path], "clips.csv: no such file"),
+        ([tmp_path / "a.mp4"], "a.mp4: is a video, wanted a folder of videos"),
+        ([tmp_path, "--scene-pattern", "("], "--scene-pattern: found '(', which is no regular expression"),
+        ([tmp_path, "--html", tmp_path], "is a folder, wanted the name of a file"),
+        ([tmp_path, "--html", "a.out", "--json", "a.out"], "--json a.out: would overwrite what --html writes"),
     ):
         result = call("inspect", *arguments)
         assert message in str(getattr(result.exception, "message", result.exception))

@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.clips.darkened_folder import darken_video_folder
 from pipeline.clips.low_light import (
     LowLight,
     darken,
-    darken_video_folder,
     develop,
     draw_low_light,
     expose,
@@ -215,6 +215,17 @@ def test_stopped_darkening_goes_on_and_keeps_what_is_finished(lit_folder, tmp_pa
     assert contents(out, [*names, "darken.json"]) == contents(tmp_path / "whole", [*names, "darken.json"])
 
 
+def test_a_changed_source_is_darkened_again_and_the_others_are_kept(lit_folder, tmp_path):
+    out = tmp_path / "dark"
+    names = darken_video_folder(lit_folder, out, exposure_ev=-4.0, seed=3)
+    before, kept = contents(out, names), (out / names[1]).stat().st_mtime_ns
+    (lit_folder / "Jump" / "a.mp4").write_bytes((lit_folder / "Jump" / "b.mp4").read_bytes())
+    assert darken_video_folder(lit_folder, out, exposure_ev=-4.0, seed=3) == names
+    after = contents(out, names)
+    assert [name for name in names if after[name] != before[name]] == ["Jump/a.mp4"]
+    assert (out / names[1]).stat().st_mtime_ns == kept
+
+
 def test_broken_video_is_named_after_all_others_are_done(lit_folder, tmp_path):
     (lit_folder / "Jump" / "a.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"1 of 3 videos do not decode(.|\n)*a\.mp4"):
@@ -225,10 +236,14 @@ def test_broken_video_is_named_after_all_others_are_done(lit_folder, tmp_path):
 
 def test_unfit_folders_are_refused(lit_folder, tmp_path):
     (tmp_path / "empty").mkdir()
+    for name in (".trash/a.mp4", "Jump/._a.mp4"):
+        (tmp_path / "hidden" / name).parent.mkdir(parents=True)
+        (tmp_path / "hidden" / name).write_bytes(b"left by another program")
     for root, out, reason in (
         (tmp_path / "none", tmp_path / "dark", "is no folder"),
         (tmp_path / "empty", tmp_path / "dark", "holds no video"),
         (lit_folder, lit_folder / "dark", "lies inside"),
+        (tmp_path / "hidden", tmp_path / "dark", "holds no video"),
     ):
         with pytest.raises(ValueError, match=reason):
             darken_video_folder(root, out, exposure_ev=-4.0, seed=3)

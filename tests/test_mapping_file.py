@@ -11,7 +11,7 @@ from fuzz_cases import CASES, fuzzed, new_reader, printed_readers
 from fuzz_weights import record_of, with_record
 from hypothesis import given
 
-from pipeline.clips.low_light import darken_video_folder
+from pipeline.clips.darkened_folder import darken_video_folder
 from pipeline.clips.video import VideoInfo
 from pipeline.dvc_lock import read_lock
 from pipeline.enhancers.build import build_enhancer

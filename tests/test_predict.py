@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import weakref
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +268,7 @@ def test_spans_are_seconds_or_frames(text, span):
     assert parse_span(text) == Span(value=Fraction(span[0]), unit=span[1])
 
 
-@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5f", "0f", "nan", "inf", "1/0"])
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5f", "0f", "nan", "inf", "1/0", "1e400", "1e-9"])
 def test_other_spans_are_refused(checkpoint, text):
     result = predict(checkpoint, "a.mp4", "--stride", text)
     assert result.exit_code == 2 or "wanted" in result.told
@@ -292,6 +293,21 @@ def test_windows_of_a_variable_rate_have_its_true_times(tmp_path, checkpoint):
     assert [answer["window"] for answer in answers] == [0, 1, 2]
     (whole,) = predict(checkpoint, tmp_path / "a.mp4").answers
     assert (whole["start"], whole["end"], whole["frames"]) == (0, 3, 28)
+
+
+def test_a_windows_end_does_not_hang_on_the_order_in_which_frames_are_coded(tmp_path, checkpoint):
+    # 30 frames a second for half of one, then 5 a second; with B-frames a frame's own duration is another one's.
+    times = "setpts='if(lt(N,15),N/30,0.5+(N-15)/5)/TB'"
+    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=30:duration=1", "-vf", times, "-fps_mode", "passthrough"]
+    ffmpeg(
+        *source, "-enc_time_base", "1/90000", "-c:v", "libx264", "-bf", "3", "-pix_fmt", "yuv420p", tmp_path / "a.mp4"
+    )
+    frames = list(read_frames(tmp_path / "a.mp4"))
+    assert len(frames) == 30
+    for frame, after in pairwise(frames):
+        assert frame.time + frame.lasts == after.time
+    answers = predict(checkpoint, tmp_path / "a.mp4", "--window", "0.5", "--stride", "0.5").answers
+    assert [answer["end"] for answer in answers[:3]] == pytest.approx([0.5, 1.1, 1.5], abs=2e-3)
 
 
 def test_a_windows_answer_is_that_of_a_video_cut_there(tmp_path, make_video, checkpoint):
@@ -679,9 +695,70 @@ def test_overlays_that_would_do_harm_are_refused(tmp_path, make_video, checkpoin
     assert "is one file for 2 videos" in predict(checkpoint, "in", "--save-video", "seen.mp4").told
     assert "lies inside in" in predict(checkpoint, "in", "--save-video", "in/seen").told
     assert "is the video itself" in predict(checkpoint, "in/a.mp4", "--save-video", "in").told
-    assert "is the video itself" in predict(checkpoint, "in/a.mp4", "--save-video", "in/a.mp4").told
+    assert "would overwrite in/a.mp4, which is read" in predict(checkpoint, "in/a.mp4", "--save-video", "in/a.mp4").told
     assert sha256_of(Path("in/a.mp4")) == before
-    assert "several videos" in predict(checkpoint, "-", "--save-video", "s.mp4", stdin="in/a.mp4\nin/b.mp4\n").told
+    lines = predict(checkpoint, "-", "--save-video", "s.mp4", stdin="in/a.mp4\nin/b.mp4\n")
+    assert "several videos" in lines.told
+    assert [answer["source"] for answer in lines.answers] == ["in/a.mp4"]
+    Path("seen").write_text("a file")
+    assert "seen: is a file, wanted a folder" in predict(checkpoint, "in", "--save-video", "seen").told
+
+
+def test_overlays_never_fall_on_another_video_that_is_read(tmp_path, make_video, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("A/x.mp4", "D/x.mp4", "E/x.avi", "E/x.mp4")):
+        make_video(tmp_path / name, seed=seed)
+    before = {path: sha256_of(path) for path in Path().rglob("x.*")}
+    for sources, out in ((["A/x.mp4", "D/x.mp4"], "D"), (["E/*"], "E")):
+        result = predict(checkpoint, *sources, "--save-video", out)
+        assert result.exit_code != 0
+        assert not result.answers
+        assert "is another video that is read; write to another folder" in result.told
+    # On standard input what comes later is not known: then that one is not predicted.
+    result = predict(checkpoint, "-", "--save-video", "D", stdin=f"{tmp_path}/D/x.mp4\n{tmp_path}/A/x.mp4\n.\n")
+    assert result.exit_code == 1
+    assert "D/x.mp4 is the video itself" in result.told
+    assert "D/x.mp4 is another video that is read" in result.told
+    assert ".: is a folder, wanted a video" in result.told
+    result = predict(checkpoint, "-", "--save-video", "new", stdin="\ufeffA/x.mp4\nnew/A/x.mp4\n")
+    assert [answer["source"] for answer in result.answers] == ["A/x.mp4"]
+    assert "new/A/x.mp4: is an overlay that was written just now" in result.told
+    assert {path: sha256_of(path) for path in before} == before
+
+
+def test_answers_are_never_written_over_what_is_read(tmp_path, make_video, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "in/a.mp4")
+    shutil.copy(checkpoint, "student.safetensors")
+    Path("list.txt").write_text("in/a.mp4\n")
+    kept = [Path("in/a.mp4"), Path("student.safetensors"), Path("list.txt")]
+    before = [sha256_of(path) for path in kept]
+    for source, out in (
+        *(("in/a.mp4", "in/a.mp4"), ("in", "in/a.mp4"), ("list.txt", "list.txt"), ("list.txt", "in/a.mp4")),
+        *(("in", "student.safetensors"),),
+    ):
+        result = predict("student.safetensors", source, "--out", out)
+        assert result.exit_code != 0
+        assert f"--out {out}: would overwrite " in result.told
+    both = predict("student.safetensors", "in/a.mp4", "--save-video", "s.mp4", "--out", "s.mp4")
+    assert "--out s.mp4: would overwrite what --save-video writes" in both.told
+    folder = predict("student.safetensors", "in/a.mp4", "--out", "in")
+    assert "in: is a folder, wanted the name of a file" in folder.told
+    assert not Path("s.mp4").exists()
+    late = predict("student.safetensors", "-", "--out", "in/a.mp4", stdin="in/a.mp4\n")
+    assert "--out in/a.mp4: would overwrite" in late.told
+    assert [sha256_of(path) for path in kept] == before
+
+
+def test_a_stream_that_never_opens_leaves_earlier_answers(tmp_path, checkpoint):
+    (tmp_path / "answers.jsonl").write_text("last night's\n")
+    result = predict(
+        *(checkpoint, "tcp://127.0.0.1:9", "--timeout", "1", "--retries", "0"),
+        *("--out", tmp_path / "answers.jsonl"),
+    )
+    assert result.exit_code != 0
+    assert "given up after 1 tries" in result.told
+    assert (tmp_path / "answers.jsonl").read_text() == "last night's\n"
 
 
 @pytest.mark.parametrize(

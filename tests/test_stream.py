@@ -590,6 +590,7 @@ def test_only_named_schemes_and_cameras_are_streams(source, live):
         ("http://cam/video?user=a&pwd=secret", "http://cam/video"),
         ("udp://@:1234", "udp://@:1234"),
         ("rtsp://cam:554/a@b", "rtsp://cam:554/a@b"),
+        ("rtsp://admin:ab/cd@cam/live", "rtsp://admin:***@cam/live"),
     ],
 )
 def test_passwords_are_not_shown(source, shown):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 FULL = {
@@ -29,11 +29,13 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
         owner: keeps apart processes that write the same file at once.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; what stood under `path` stays.
+        OSError: `path` is a folder, its folder cannot be written, or the disk is full; what stood under `path` stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, wanted the name of a file to write; add a name to it")
     partial = path.with_name(f".{path.name}{owner}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with telling_full_disk(path, written=partial):
             yield partial
             with partial.open("rb") as written:
@@ -42,6 +44,28 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_overwriting(written: Mapping[str, Path | None], read: Iterable[Path]) -> None:
+    """Refuse to write over what is read, or two results into one file, before any work.
+
+    Args:
+        written: by the option that names it; None where it was not given.
+        read: files that the same command reads.
+
+    Raises:
+        ValueError: two of them are one file; names the option.
+        IsADirectoryError: a result would be written over a folder.
+    """
+    taken = {path.resolve(): f"{path}, which is read" for path in read}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise IsADirectoryError(f"{option} {path}: is a folder, wanted the name of a file; add a name to it")
+        if path.resolve() in taken:
+            raise ValueError(f"{option} {path}: would overwrite {taken[path.resolve()]}; write to another file")
+        taken[path.resolve()] = f"what {option} writes"
 
 
 @contextlib.contextmanager

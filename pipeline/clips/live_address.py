@@ -14,4 +14,8 @@ def is_live(source: str) -> bool:
 
 def shown_source(source: str) -> str:
     """A stream's URL as it may be shown: without a password and without what follows `?`, which may hold one."""
-    return re.sub(r"(://[^/:@]*):[^/]*@", r"\1:***@", source).partition("?")[0]
+    hidden = re.sub(r"(://[^/:@]*):[^/]*@", r"\1:***@", source)
+    if hidden == source:
+        # One with a slash in it, which no sender takes, is still one; digits and a slash are a port.
+        hidden = re.sub(r"(://[^/:@]*):(?!\d+/).*@", r"\1:***@", source)
+    return hidden.partition("?")[0]

@@ -4,6 +4,7 @@ Beside video.py the only module that imports av.
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ class TimedFrame:
     time: Fraction
     """Seconds since the first frame; grows with every frame."""
     lasts: Fraction
-    """Seconds that it stays, as far as the file tells."""
+    """Seconds until the next frame; of the last frame that it stays, as far as the file tells."""
     picture: Any
     """An av.VideoFrame, for a FrameConverter."""
 
@@ -252,7 +253,7 @@ def _frames_of(path: Path) -> Iterator[TimedFrame]:
         stream = video_stream(container)
         set_up_decoder(stream)
         spacing = 1 / (stream.average_rate or GUESSED_RATE)
-        first, time_sec = None, -spacing
+        first, time_sec, waiting = None, -spacing, None
         for index, frame in enumerate(frames_of(container, stream)):
             if frame.is_corrupt:
                 raise ValueError(f"{path}: a frame is damaged; fetch or re-encode the video, or leave it out")
@@ -260,8 +261,13 @@ def _frames_of(path: Path) -> Iterator[TimedFrame]:
             first = stamp if first is None else first
             grown = time_sec + spacing
             time_sec = stamp - first if stamp is not None and stamp - first > time_sec else grown
+            # A container's durations are those of coded order: a frame stays until the next one shown.
+            if waiting is not None:
+                yield dataclasses.replace(waiting, lasts=time_sec - waiting.time)
             lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else spacing
-            yield TimedFrame(index=index, time=time_sec, lasts=lasts, picture=frame)
+            waiting = TimedFrame(index=index, time=time_sec, lasts=lasts, picture=frame)
+        if waiting is not None:
+            yield waiting
 
 
 class _Encoder:

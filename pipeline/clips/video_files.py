@@ -18,7 +18,7 @@ PICTURES = {
 
 
 def find_videos(source: Path) -> list[Path]:
-    """A video by itself, or all videos below a folder sorted by path; hidden files do not count.
+    """A video by itself, or all videos below a folder, see `videos_below`.
 
     Raises:
         ValueError: there is none.
@@ -27,16 +27,23 @@ def find_videos(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ValueError(f"{source}: no such video or folder; check the path")
-    videos = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    videos = videos_below(source)
     if not videos:
         raise ValueError(
             f"{source}: holds no video, wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}; name their folder"
         )
     return videos
+
+
+def videos_below(root: Path) -> list[Path]:
+    """Videos at any depth, sorted by path. What is hidden, or lies in a hidden folder, does not count."""
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    ]
 
 
 def refuse_links(root: Path, video: str) -> None:

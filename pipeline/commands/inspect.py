@@ -1,5 +1,6 @@
 """`dlkdd inspect`: what a dataset is like before anything is trained."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,14 @@ def inspect(
     from tqdm import tqdm
 
     from pipeline.clips import survey as looking
+    from pipeline.clips.files import refuse_overwriting
     from pipeline.clips.survey_findings import find
     from pipeline.clips.survey_summary import summarise, write_json
     from pipeline.clips.survey_text import as_text
     from pipeline.pages.dataset_page import dataset_page
     from pipeline.pages.page import write_page
 
+    refuse_overwriting({"--html": page, "--json": figures}, [source] if source.is_file() else [])
     root, entries, others = _entries(source, videos, scene_pattern)
     used = min(processes or looking.usable_processes(), len(entries))
     results = looking.survey_all(entries, root, colour_range=colour_range, processes=max(1, used))
@@ -90,9 +93,14 @@ def _entries(
     source: Path, videos: Path | None, scene_pattern: str | None
 ) -> tuple[Path, "list[Entry]", dict[str, int]]:
     """The videos' root, the videos, and the other files by suffix."""
+    from pipeline.clips.lists import has_video_suffix
     from pipeline.clips.survey_entries import entries_of_clips, entries_of_folder
     from pipeline.presets import ARID_SCENES
 
+    if has_video_suffix(source.name) and not source.is_dir():
+        raise click.UsageError(
+            f"{source}: is a video, wanted a folder of videos or a run's clips.csv; name the folder that it is in"
+        )
     if source.is_file() or source.suffix.lower() == ".csv":
         if videos is None or scene_pattern is not None:
             raise click.UsageError(
@@ -102,6 +110,12 @@ def _entries(
     if videos is not None:
         raise click.UsageError("--videos goes with a clips.csv; a folder of videos is its own root")
     pattern = ARID_SCENES if scene_pattern is None else scene_pattern
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise click.UsageError(
+            f"--scene-pattern: found {pattern[:200]!r}, which is no regular expression ({error}); mend it"
+        ) from error
     return source, *entries_of_folder(source, scene_pattern=pattern)
 
 

@@ -107,6 +107,7 @@ def predict(
       find . -name '*.mp4' | dlkdd predict student.safetensors -
       dlkdd predict student.safetensors rtsp://camera/stream --duration 60
     """  # noqa: D301
+    from pipeline.clips.files import refuse_overwriting
     from pipeline.commands import predict_run
     from pipeline.inference.answers import AnswerFormat
     from pipeline.inference.live_stream import LiveSettings
@@ -115,6 +116,9 @@ def predict(
     live = _check_kind(sources)
     if live and save_video is not None and save_video.suffix.lower() != ".mp4":
         raise click.UsageError(f"--save-video {save_video}: wanted a file that ends in .mp4")
+    video = save_video if save_video is not None and save_video.suffix.lower() == ".mp4" else None
+    named = [Path(source) for source in sources if not live and Path(source).is_file()]
+    refuse_overwriting({"--save-video": video, "--out": out}, [checkpoint, *named])
     protocol = Protocol(clips=clips, crops=crops, average=average)
     predictor = predict_run.load(
         checkpoint, protocol, batch_size=batch_size, device=device, threads=threads, precision=precision

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 from tqdm import tqdm
 
-from pipeline.clips.files import replacing
+from pipeline.clips.files import refuse_overwriting, replacing
 from pipeline.clips.live_address import shown_source
 from pipeline.clips.plain_text import one_line
 from pipeline.inference.answers import AnswerFormat, AnswerWriter
@@ -88,8 +88,10 @@ def on_files(given: tuple[str, ...], videos: Path | None, wanted: Wanted) -> int
     if STANDARD_INPUT not in given:
         known = list(found)
         found, total = iter(known), len(known)
+        refuse_overwriting({"--out": wanted.out}, [source.path for source in known])
         if overlays is not None:
             overlays.check(given, known)
+    found = _apart_from(wanted.out, found)
     with _writer(wanted.out, wanted.form) as writer:
 
         def on_answer(source: Source, answer: Answer) -> None:
@@ -111,7 +113,7 @@ def on_stream(source: str, settings: LiveSettings, wanted: Wanted) -> int:
     name, colours = shown_source(source), wanted.predictor.preprocessing.colour_range
     note(f"windows of {settings.windows.length}, {settings.windows.stride} apart")
     with _until_signal() as (stop, received), contextlib.ExitStack() as stack:
-        writer = stack.enter_context(_writer(wanted.out, wanted.form))
+        writers: list[AnswerWriter] = []
         overlay = None
         if wanted.save_video is not None:
             _tell_drawing(wanted.form.class_names)
@@ -119,7 +121,10 @@ def on_stream(source: str, settings: LiveSettings, wanted: Wanted) -> int:
             overlay = stack.enter_context(open_overlay)
 
         def on_answer(answer: Answer, live: dict[str, Any]) -> None:
-            writer.write(name, answer, live)
+            # Not before: a stream that never opens leaves the answers of an earlier one as they are.
+            if not writers:
+                writers.append(stack.enter_context(_writer(wanted.out, wanted.form)))
+            writers[0].write(name, answer, live)
             if overlay is not None:
                 overlay.show(answer)
 
@@ -129,6 +134,13 @@ def on_stream(source: str, settings: LiveSettings, wanted: Wanted) -> int:
         if overlay is not None and overlay.left_out:
             note(f"{wanted.save_video}: {overlay.left_out} frames left out, they came faster than they are written")
     return 128 + received[0] if received else 0
+
+
+def _apart_from(out: Path | None, sources: Iterator[Source]) -> Iterator[Source]:
+    """The sources; refuses one that answers would be written over, where they come one by one."""
+    for source in sources:
+        refuse_overwriting({"--out": out}, [source.path])
+        yield source
 
 
 def note(text: str) -> None:

@@ -11,12 +11,15 @@ from pipeline.commands.options import FOLDER, PATH, device_options, machine, par
 from pipeline.config import ENHANCERS, MODELS, StudentConfig, TeacherConfig, ViewsConfig, plain
 from pipeline.params import read_inputs, read_params, read_section
 
+MOST_EV = 30
+"""Stops of light that `darken` takes away or adds; the first 20 leave nothing of 8 bits."""
+
 
 @click.command()
 @click.argument("root", type=FOLDER)
 @click.argument("out", type=FOLDER)
 @click.option("--ev", type=float, required=True, help="Exposure in EV; -5 keeps 1/32 of the light.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same noise.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same noise.")
 @click.option("--crf", type=click.IntRange(0, 51), default=18, show_default=True, help="x264's constant rate factor.")
 def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
     """Write darkened copies of all videos below ROOT into OUT, by a physical model of a camera in the dark.
@@ -25,8 +28,10 @@ def darken(root: Path, out: Path, ev: float, seed: int, crf: int) -> None:
     Example:
       dlkdd darken VIDEOS DARK --ev -5
     """  # noqa: D301
-    from pipeline.clips.low_light import darken_video_folder
+    from pipeline.clips.darkened_folder import darken_video_folder
 
+    if not -MOST_EV <= ev <= MOST_EV:  # NaN too
+        raise click.UsageError(f"--ev: found {ev}, wanted {-MOST_EV} to {MOST_EV}")
     with _bar("darken") as advance:
         written = darken_video_folder(root, out, exposure_ev=ev, seed=seed, crf=crf, progress=advance)
     click.echo(f"{len(written)} videos at {ev:+g} EV in {out}")

@@ -35,7 +35,7 @@ def examine(checks: Mapping[str, Check]) -> Iterator[Finding]:
     for part, check in checks.items():
         try:
             yield from check()
-        except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
+        except (ImportError, AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:
             remedy = "mend what the message names; a library that fails to load: install it again"
             yield Finding(part=part, state=PROBLEM, found=f"{type(error).__name__}: {error}", remedy=remedy)
 

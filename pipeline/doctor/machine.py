@@ -16,6 +16,8 @@ LITTLE_MEMORY, LITTLE_DISK = 4 * GIB, 10 * GIB
 """Below these, training at the paper's sizes and caches of frames do not fit."""
 LITTLE_SHARED = 1 * GIB
 """Of /dev/shm: a batch of 8 clips of 64 frames of 112x112 is 19 MB, and each worker holds a few."""
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container what it may use."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -75,11 +77,14 @@ def memory_bytes() -> tuple[int, int]:
     if info.is_file():
         lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = (group / name for name in ("memory.max", "memory.current"))
+    limit, used = (CGROUP / name for name in ("memory.max", "memory.current"))
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
         total = min(total, int(text))
-        available = min(available, total - int(used.read_text()))
+        # What was read from files fills the rest, and is let go where a program wants memory.
+        details = CGROUP / "memory.stat"
+        kinds = details.read_text().splitlines() if details.is_file() else []
+        read = sum(int(line.split()[1]) for line in kinds if line.startswith("inactive_file "))
+        available = min(available, total - int(used.read_text()) + read)
     return total, available
 
 

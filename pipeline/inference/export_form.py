@@ -100,6 +100,7 @@ def export_form(loaded: Loaded, *, where: object, conv2d: bool = False) -> nn.Mo
         std=pixels.std,
         enhancer=copy.deepcopy(recogniser.enhancer),
         dark_stream=dark,
+        remove_temporal_mean=recogniser.remove_temporal_mean,
         enhanced_at_once=recogniser.enhanced_at_once,
     )
     if conv2d:

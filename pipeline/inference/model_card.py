@@ -90,6 +90,7 @@ def _model(name: str, records: Mapping[str, Record]) -> Iterator[str]:
         ("network", f"{model['name']}, head {model.get('head', 'attention')}"),
         ("input", f"{took}; resized to {height} x {width} (height x width), cut to {rule.size} x {rule.size}"),
         ("colours", f"RGB, range {pixels.colour_range}; mean {_rounded(pixels.mean)}, std {_rounded(pixels.std)}"),
+        *([("then", "each pixel's mean over the view's frames is subtracted")] if pixels.remove_temporal_mean else []),
         ("pixel path", pixels.pixel_path),
         ("output", f"{len(student.class_names)} logits, in the order of the classes"),
         ("classes", ", ".join(student.class_names)),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.clips.video import VIDEO_SUFFIXES, Frames, decode, probe
+from pipeline.clips.video_files import videos_below
 from pipeline.clips.views import apply_view, centre_view
 from pipeline.inference.exported_file import Run
 from pipeline.training.checkpoint import Preprocessing
@@ -115,7 +116,7 @@ def _found(videos: Sequence[Path]) -> Iterator[tuple[str, Path]]:
         if not root.is_dir():
             yield root.name, root
             continue
-        inside = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        inside = videos_below(root)
         if not inside:
             raise ValueError(f"{root}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}); name another folder")
         for index in np.linspace(0, len(inside) - 1, min(CLIPS, len(inside))).round().astype(int):

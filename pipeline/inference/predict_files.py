@@ -1,5 +1,6 @@
 """Answers to video files, one after the other; a broken one is told and the rest goes on."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -30,7 +31,10 @@ class Overlays:
     out: Path
     """One file, where it ends in .mp4; else a folder."""
     labelling: Labelling
-    _taken: dict[Path, Path] = field(default_factory=dict)
+    _taken: set[Path] = field(default_factory=set)
+    """Files that this call has written or will."""
+    _read: set[Path] = field(default_factory=set)
+    """Videos that it has read or will."""
 
     def check(self, given: Sequence[str], sources: Sequence[Source]) -> None:
         """Refuse what would go wrong later, before any work.
@@ -40,18 +44,23 @@ class Overlays:
             sources: the videos that this means.
 
         Raises:
-            ValueError: one file for several videos, a folder inside one that is read, or too long a name.
+            ValueError: one file for several videos, a folder inside one that is read, a file in place of the folder,
+                too long a name, or an overlay that would fall on a video that is read.
         """
         if self._is_file() and len(sources) > 1:
             raise ValueError(f"--save-video {self.out}: is one file for {len(sources)} videos; name a folder")
-        for source in sources:
-            self._wanted(source)
+        if not self._is_file() and self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--save-video {self.out}: is a file, wanted a folder or a name that ends in .mp4")
         for name in given:
             if Path(name).is_dir() and self.out.resolve().is_relative_to(Path(name).resolve()):
                 raise ValueError(
                     f"--save-video {self.out}: lies inside {name}, so it would be predicted the next time; write to a "
                     "folder outside"
                 )
+        self._read = {source.path.resolve() for source in sources}
+        trial = dataclasses.replace(self, _taken=set(), _read=set(self._read))
+        for source in sources:
+            trial.target(source)
 
     def _is_file(self) -> bool:
         return self.out.suffix.lower() == ".mp4"
@@ -72,18 +81,24 @@ class Overlays:
         """The file for a source: its path below the folder that named it, with a number where that is taken.
 
         Raises:
-            ValueError: one file for two sources, it would fall on its own source, or too long a name.
+            ValueError: one file for two sources, it would fall on a source, the source is an overlay that was written
+                just now, or too long a name.
         """
         if self._is_file() and self._taken:
             raise ValueError(f"--save-video {self.out}: is one file, and there are several videos; name a folder")
         wanted = self._wanted(source)
         target, count = wanted, 1
-        while target in self._taken:
+        while target.resolve() in self._taken:
             count += 1
             target = wanted.with_name(f"{wanted.stem}-{count}.mp4")
-        if target.resolve() == source.path.resolve():
-            raise ValueError(f"--save-video {self.out}: {target} is the video itself; write to another folder")
-        self._taken[target] = source.path
+        path = source.path.resolve()
+        self._read.add(path)
+        if target.resolve() in self._read:
+            of = "the video itself" if target.resolve() == path else "another video that is read"
+            raise ValueError(f"--save-video {self.out}: {target} is {of}; write to another folder")
+        if path in self._taken:
+            raise ValueError(f"{source.name}: is an overlay that was written just now, no video; leave it out")
+        self._taken.add(target.resolve())
         return target
 
 
@@ -121,12 +136,18 @@ def predict_files(
 
     Raises:
         OSError: an overlay cannot be written.
-        ValueError: overlays fall on each other or on their sources.
     """
     done = failed = 0
     hinted = False
     for source in sources:
-        target = None if overlays is None else overlays.target(source)
+        try:
+            if source.path.is_dir():
+                raise ValueError(f"{source.name}: is a folder, wanted a video; name the folder itself, not in a list")
+            target = None if overlays is None else overlays.target(source)
+        except ValueError as error:
+            callbacks.on_problem(str(error))
+            failed += 1
+            continue
         answers = _answer(source, predictor, callbacks, windows)
         if answers is not None and overlays is not None and target is not None:
             answers = _draw(source, target, answers, predictor, callbacks, overlays.labelling)

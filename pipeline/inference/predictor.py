@@ -52,9 +52,12 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Waiting:
-    """A window whose views are on their way through the network."""
+    """A window whose views are on their way through the network; without its frames, which may be many."""
 
-    window: Window
+    number: int
+    start: float
+    end: float
+    num_frames: int
     views: tuple[View, ...]
     rows: list[Tensor] = field(default_factory=list)
     """Logits (K,) of the views that are through."""
@@ -99,9 +102,15 @@ class Predictor:
         waiting: deque[_Waiting] = deque()
         batch: list[tuple[_Waiting, Frames]] = []
         for window in windows:
-            item = _Waiting(window=window, views=self._views(window, name))
+            item = _Waiting(
+                number=window.number,
+                start=window.start,
+                end=window.end,
+                num_frames=window.num_frames,
+                views=self._views(window, name),
+            )
             waiting.append(item)
-            for pixels in self._seen(item):
+            for pixels in self._seen(window, item.views):
                 batch.append((item, pixels))
                 if len(batch) == self._batch_size:
                     self._pass(batch)
@@ -119,14 +128,14 @@ class Predictor:
             crops=self._protocol.crops,
         )
 
-    def _seen(self, item: _Waiting) -> Iterator[Frames]:
+    def _seen(self, window: Window, views: Sequence[View]) -> Iterator[Frames]:
         """The pixels of each view, uint8 (T, S, S, 3)."""
-        indices = sorted({index for view in item.views for index in view.frame_indices})
-        frames = item.window.take(indices)
+        indices = sorted({index for view in views for index in view.frame_indices})
+        frames = window.take(indices)
         if self._loaded.enhancer is not None and self.preprocessing.enhancer_on == "frame":
             frames = enhance_pixels(self._loaded.enhancer, frames, device=self._device)
         place = {index: position for position, index in enumerate(indices)}
-        for view in item.views:
+        for view in views:
             chosen = frames[[place[index] for index in view.frame_indices]]
             yield apply_view(chosen, view, self.preprocessing.view_rule.size)
 
@@ -145,13 +154,11 @@ class Predictor:
             logits = average(torch.stack(item.rows), over=self._protocol.average)
             if not torch.isfinite(logits).all():
                 raise ValueError(f"{name}: the checkpoint's answer is no number (NaN or infinity); train it again")
-            window = item.window
-            # Without the window itself, which holds its frames.
             yield Answer(
-                number=window.number,
-                start=window.start,
-                end=window.end,
-                num_frames=window.num_frames,
+                number=item.number,
+                start=item.start,
+                end=item.end,
+                num_frames=item.num_frames,
                 logits=logits.numpy(),
                 probabilities=logits.softmax(dim=0).numpy(),
                 looped=any(_loops(view.frame_indices) for view in item.views),

@@ -19,6 +19,8 @@ from pipeline.version import VERSION as PROJECT_VERSION
 
 FORMAT, VERSION = "dl-kdd export", 1
 CARD = "MODEL_CARD.md"
+IN_THE_GRAPH = ("input", "mean", "std", "dark_mean", "dark_std", "remove_temporal_mean", "enhancer_on", "enhancer")
+"""What of the preprocessing the exported file does by itself."""
 
 
 def sidecar_of(path: Path) -> Path:
@@ -60,10 +62,7 @@ def describe(
         "fps": views.fps,
         "rotation": "each frame is turned by its rotation metadata, counter-clockwise, after it is resized",
         **_conversion(preprocessing),
-        "in_the_graph": {
-            name: getattr(preprocessing, name)
-            for name in ("input", "mean", "std", "dark_mean", "dark_std", "enhancer_on", "enhancer")
-        },
+        "in_the_graph": {name: getattr(preprocessing, name) for name in IN_THE_GRAPH},
         "precision": "float32",
         "kind": record.kind,
         "model": dict(record.model),

@@ -93,8 +93,9 @@ def _from_list(path: Path, root: Path) -> Iterator[Source]:
 
 
 def _from_lines(lines: Iterable[str], root: Path) -> Iterator[Source]:
-    for line in lines:
-        name = line.rstrip("\r\n")
+    for number, line in enumerate(lines):
+        # Some programs begin a text with a mark of its encoding.
+        name = (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
         if name.strip():
             path = root / name
             inside = Path(path.name) if Path(name).is_absolute() or ".." in Path(name).parts else Path(name)

@@ -17,6 +17,9 @@ from pipeline.training.checkpoint import Preprocessing
 SPREAD_SEC = 4
 """Length of a window where none is given and views spread over whole clips; ARID's clips last 1 to 8 seconds."""
 
+LEAST_SEC, MOST_SPAN = Fraction(1, 1000), 10**9
+"""Bounds of a window and a stride: below the first one frame would fill windows without end."""
+
 MOST_BYTES = 1_000_000_000
 """Most bytes of resized frames that a window may hold in memory."""
 
@@ -85,6 +88,8 @@ def parse_span(text: str) -> Span:
         raise ValueError(f"found '{text}', wanted seconds as in 2 or 0.5s, or frames as in 16f") from error
     if value <= 0 or (unit == "f" and value.denominator != 1):
         raise ValueError(f"found '{text}', wanted more than 0 seconds, or a whole number of frames")
+    if not (LEAST_SEC if unit == "s" else 1) <= value <= MOST_SPAN:
+        raise ValueError(f"found '{text[:80]}', wanted {float(LEAST_SEC):g} to {MOST_SPAN} seconds or frames")
     return Span(value=value, unit=unit)
 
 

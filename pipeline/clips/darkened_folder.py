@@ -1,0 +1,128 @@
+"""Darkened copies of a folder of videos."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.clips.files import replacing, sha256_of
+from pipeline.clips.low_light import MODEL_VERSION, LowLight, darken, draw_low_light
+from pipeline.clips.video import VIDEO_SUFFIXES, decode, probe, write_video
+from pipeline.clips.video_files import videos_below
+from pipeline.mapping_file import read_json
+
+
+def darken_video_folder(
+    root: Path,
+    out: Path,
+    *,
+    exposure_ev: float,
+    seed: int,
+    crf: int = 18,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Darken every video below a folder, keeping the relative paths; the suffix becomes .mp4.
+
+    A video's camera and noise depend on the seed and its relative path alone. Finished files are kept unless their
+    source has changed, so a stopped run goes on. An odd last row or column is cut, because H.264 shares colour
+    between pixel pairs. A video is held in memory whole. `out/darken.json` records settings, cameras and the sources'
+    sha256.
+
+    Args:
+        root: folder of lit videos, searched to any depth.
+        out: folder to write; outside root.
+        exposure_ev: stops of light added, below 0 for darker.
+        seed: >= 0; another seed gives other cameras and noise.
+        crf: x264's constant rate factor, 0 to 51.
+        progress: called with (videos done, videos in all) after each video.
+
+    Returns:
+        The darkened videos' paths relative to out, sorted; those of an earlier run too.
+
+    Raises:
+        ValueError: a folder or setting is unfit, or videos do not decode (raised after all others are done).
+        OSError: a file cannot be written.
+    """
+    sources = _find_videos(root, out)
+    settings = {"exposure_ev": float(exposure_ev), "seed": seed, "crf": crf, "model_version": MODEL_VERSION}
+    cameras = {name: draw_low_light(_path_rng(seed, name, "camera"), exposure_ev) for name in sources}
+    hashes = {name: sha256_of(path) for name, path in sources.items()}
+    _record_settings(out / "darken.json", settings, cameras, hashes)
+    broken = []
+    for done, (name, source) in enumerate(sources.items(), start=1):
+        if not (out / name).exists():
+            try:
+                frames, fps = decode(source), _frame_rate(source)
+            except ValueError as error:
+                broken.append(str(error))
+            else:
+                height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
+                dark = darken(frames[:, :height, :width], cameras[name], _path_rng(seed, name, "noise"))
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                write_video(out / name, dark, fps=fps, crf=crf)
+        if progress is not None:
+            progress(done, len(sources))
+    if broken:
+        raise ValueError(
+            f"{root}: {len(broken)} of {len(sources)} videos do not decode, the others are dark in {out}:\n"
+            + "\n".join(broken)
+        )
+    return list(sources)
+
+
+def _find_videos(root: Path, out: Path) -> dict[str, Path]:
+    """Map each darkened video's relative path to its source, sorted by path."""
+    if not root.is_dir():
+        raise ValueError(f"{root}: is no folder; name the folder that holds the lit videos")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{out}: lies inside {root}, so it would be darkened again; write to a folder outside")
+    sources: dict[str, Path] = {}
+    for path in videos_below(root):
+        name = path.relative_to(root).with_suffix(".mp4").as_posix()
+        if name in sources:
+            raise ValueError(f"{path}: would be written as {name}, as {sources[name]} is; rename one of the two")
+        sources[name] = path
+    if not sources:
+        raise ValueError(f"{root}: holds no video; wanted files with one of {', '.join(sorted(VIDEO_SUFFIXES))}")
+    return sources
+
+
+def _path_rng(seed: int, name: str, purpose: str) -> np.random.Generator:
+    # Python's own hash of a string changes with every process.
+    digest = hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def _frame_rate(path: Path) -> Fraction:
+    # 1001 covers the broadcast rates (30000/1001); a file that tells no rate gets ARID's.
+    return Fraction(probe(path).fps).limit_denominator(1001) or Fraction(30)
+
+
+def _record_settings(
+    path: Path, settings: dict[str, Any], cameras: dict[str, LowLight], hashes: dict[str, str]
+) -> None:
+    """Write the settings before the first video, and remove copies of sources that have changed since.
+
+    Raises:
+        ValueError: the folder was darkened with other settings.
+    """
+    if path.exists():
+        remedy = "use another folder or remove this one"
+        kept = read_json(path, remedy=remedy, keys=("settings",))
+        if kept["settings"] != settings:
+            raise ValueError(
+                f"{path}: the folder was darkened with {kept['settings']}, now {settings} are asked for; {remedy}"
+            )
+        before = kept.get("sources", {})  # not there in folders of earlier versions
+        for name, found in hashes.items():
+            if before.get(name, found) != found:
+                (path.parent / name).unlink(missing_ok=True)
+    videos = {name: asdict(camera) for name, camera in cameras.items()}
+    record = {"settings": settings, "videos": videos, "sources": hashes}
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
