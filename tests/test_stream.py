@@ -322,6 +322,14 @@ def test_a_file_on_a_server_is_played_once_at_its_own_speed(tmp_path, checkpoint
     assert following.answers[0][0].end <= 1.5
 
 
+def test_a_file_on_a_server_that_is_shorter_than_a_window_gets_one_answer(tmp_path, checkpoint):
+    write_grey(tmp_path / "a.mp4", count=12)
+    with serving(tmp_path) as url, Following(f"{url}/a.mp4", checkpoint, window="5", stride="1") as following:
+        following.until(lambda: following.summary)
+    assert [answer.num_frames for answer, _ in following.answers] == [12]
+    assert following.error is None
+
+
 def test_a_playlist_from_a_server_cannot_open_local_files(tmp_path, checkpoint):
     write_grey(tmp_path / "secret.mp4")
     shutil.copy(tmp_path / "secret.mp4", tmp_path / "secret.ts")

@@ -29,7 +29,8 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
         owner: keeps apart processes that write the same file at once.
 
     Raises:
-        OSError: `path` is a folder, its folder cannot be written, or the disk is full; what stood under `path` stays.
+        OSError: `path` is a folder, its folder cannot be written, or the disk is full; names `path`, and what stood
+            there stays.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder, wanted the name of a file to write; add a name to it")
@@ -42,8 +43,14 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
                 os.fsync(written.fileno())
             os.replace(partial, path)
             sync_folder(path.parent)
+    except OSError as error:
+        # The system names the file that was written to, which the user never named.
+        if error.filename is None or Path(error.filename) not in (partial, path.parent):
+            raise
+        raise type(error)(f"{path}: cannot be written ({error.strerror}); check the folder") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            partial.unlink(missing_ok=True)
 
 
 def refuse_overwriting(written: Mapping[str, Path | None], read: Iterable[Path]) -> None:

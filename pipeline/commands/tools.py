@@ -70,7 +70,11 @@ def brighten(
     from pipeline.training.machine import set_up_machine
 
     given = click.get_current_context().get_parameter_source
-    for option, value, effective in (("enhancer", enhancer, not sheet), ("gamma", gamma, sheet or enhancer == "gamma")):
+    for option, value, effective in (
+        ("enhancer", enhancer, not sheet),
+        ("gamma", gamma, sheet or enhancer == "gamma"),
+        ("crf", crf, not sheet),
+    ):
         if given(option) is ParameterSource.COMMANDLINE and not effective:
             raise click.UsageError(f"--{option} {value} has no effect here; leave it out")
     chosen = set_up_machine(device, threads)

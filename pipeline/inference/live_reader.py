@@ -90,7 +90,7 @@ class LiveReader:
         self._frames: deque[SeenFrame] = deque()
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._ended = False
+        self._ended = self._whole_file = False
         self._segment: tuple[int, int] | None = None  # connection and segment of the frames that are held
         self._origin = 0.0  # time of the segment's first frame
         self._last_time = 0.0
@@ -108,6 +108,8 @@ class LiveReader:
 
     def newest_window(self, after: SeenFrame | None, stride: Span, *, until: float | None) -> list[SeenFrame] | None:
         """Wait for a whole window that ends at least a stride after a frame, and give the newest such one.
+
+        Of a file that a server gives and that ends before its first window is whole, give what there is.
 
         Args:
             after: the newest frame of the window before; None for the first.
@@ -128,6 +130,9 @@ class LiveReader:
                 if self._is_whole() and (after is None or self._is_later(after, stride)):
                     return list(self._frames)
                 if self._ended:
+                    # A file of a server that is shorter than a window is one window, as a local file is.
+                    if after is None and self._whole_file and self._error is None and self._frames:
+                        return list(self._frames)
                     break
                 self._changed.wait(WAKE_SEC)
             if self._error is not None:
@@ -191,7 +196,8 @@ class LiveReader:
                 finally:
                     self.counts.damaged += video.damaged
                     self.counts.dropped += video.catch_up.dropped
-                return None if video.finished_file and connected else "the sender has ended the stream"
+                self._whole_file = video.finished_file and connected
+                return None if self._whole_file else "the sender has ended the stream"
         except ValueError as error:
             return str(error)
 

@@ -101,6 +101,8 @@ def load_checkpoint(path: Path, *, kind: str | None = None) -> tuple[dict[str, T
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if "allocate memory" in str(error):
+            raise OSError(f"{path}: cannot be read for want of memory ({str(error)[:200]}); free some") from error
         raise ValueError(
             f"{path}: is damaged or no safetensors file ({str(error)[:500]}); train again or fetch it"
         ) from error
