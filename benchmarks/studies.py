@@ -295,6 +295,8 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
     if listed:
         print(*PLANS, sep="\n")
         return
+    if not names:
+        raise click.UsageError("wanted the name of a study; --list prints them")
     if only and not (more or controls):
         raise click.UsageError("--only: wanted a --variant to train, or --controls")
     given = numbers_in(seeds) if seeds else None  # before clips are prepared for minutes

@@ -165,6 +165,8 @@ def own(name: str, *, videos: Path, train: Path, test: Path, classes: Path | Non
 
 def own_folder(name: str, root: Path, *, model: str) -> Params:
     """A folder of class folders: below train/ and test/, or without, split by scenes in prepare."""
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; check --folder")
     train = root / "train"
     tests = [root / folder for folder in ("test", "val", "validate", "validation") if (root / folder).is_dir()]
     if train.is_dir() != bool(tests):

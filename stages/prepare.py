@@ -270,6 +270,11 @@ def _report(clips: Sequence[Clip], leaks: Mapping[str, Any], doubled: Sequence[s
     unlabelled = sum(clip.label == UNLABELLED for clip in clips)
     told = [f"{count} {subset}" for subset, count in sorted(counts.items())]
     print(f"{len(clips)} clips: {', '.join(told)}" + (f" ({unlabelled} without a label)" if unlabelled else ""))
+    if not unlabelled:
+        tested = {clip.class_name for clip in clips if clip.subset == "test"}
+        without = sorted({clip.class_name for clip in clips} - tested)
+        if without:
+            print(f"warning: no test clip of {', '.join(map(one_line, without))}: nothing is measured of them")
     for kind in LEAK_KINDS:
         if leaks[kind]:
             print(f"warning: leak between train and test: {leak_note({kind: leaks[kind]}, _num_test(clips))}")

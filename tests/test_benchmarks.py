@@ -58,6 +58,12 @@ def test_recipes_are_chosen_on_clips_that_no_study_tests():
     assert studies.PLANS["recipe-egogest"].apart == "sc03"
 
 
+def test_no_name_is_refused():
+    result = CliRunner().invoke(studies.main, [])
+    assert result.exit_code == 2
+    assert "wanted the name of a study" in result.output
+
+
 def test_a_scene_is_set_apart_whole(tmp_path):
     (tmp_path / "scenes.tsv").write_text("path\tclass\tscene\na/1.mp4\ta\tsc03\na/2.mp4\ta\tsc01\nb/1.mp4\tb\tsc03\n")
     (tmp_path / "split1_train.txt").write_bytes(b"0\t0\ta/1.mp4\r\n1\t0\ta/2.mp4\r\n2\t1\tb/1.mp4\r\n")

@@ -165,6 +165,7 @@ def test_arid_has_the_papers_numbers(tmp_path):
     ("arguments", "message"),
     [
         (["use", "Night!", "--folder", "clips"], "wanted lower-case letters"),
+        (["use", "night", "--folder", "nowhere"], "nowhere: no such folder; check --folder"),
         (["use", "night", "--folder", "clips", "--set", "student.temprature=1"], "unknown key 'student.temprature'"),
         (["use", "night", "--folder", "clips", "--set", "views.scales=[1"], "the value is no YAML"),
         (["use", "night", "--folder", "clips/train/Run"], "the list is empty"),

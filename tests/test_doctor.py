@@ -94,6 +94,20 @@ def test_a_check_that_fails_is_a_problem_and_the_others_go_on():
     assert summary([good, first]) == "1 ok, 0 warnings, 1 problems"
 
 
+def test_a_check_that_does_not_answer_in_time_is_a_warning():
+    def slow():
+        raise subprocess.TimeoutExpired(["/usr/bin/git", "status"], 60)
+        yield
+
+    def keyless():
+        yield {}["runs"]
+
+    late, wrong = examine({"git": slow, "parameters": keyless})
+    assert (late.part, late.state, late.found) == ("git", WARNING, "git did not answer in 60 s")
+    assert late.remedy
+    assert wrong.state == PROBLEM
+
+
 def test_a_torch_that_does_not_load_is_reported_with_all_that_does_without(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open')\n")

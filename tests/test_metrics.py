@@ -59,7 +59,10 @@ def test_paired_comparison_counts_the_clips_that_differ():
     # Five ones and three zeros: mean 0.625, sample variance 15/56, standard error sqrt(15/56/8) = 0.18298, by 1.96.
     assert found["difference_low"] == pytest.approx(0.625 - 0.35864, abs=1e-5)
     assert found["difference_high"] == pytest.approx(0.625 + 0.35864, abs=1e-5)
-    assert compare(first, first)["p_value"] == 1.0
+    same = compare(first, first)
+    assert (same["p_value"], same["difference"]) == (1.0, 0.0)
+    # Wilson's upper bound for none of eight: 1.96^2 / (8 + 1.96^2).
+    assert same["difference_high"] == -same["difference_low"] == pytest.approx(3.8415 / 11.8415, abs=1e-4)
 
 
 def test_the_schedule_rises_then_falls_to_zero():

@@ -124,6 +124,16 @@ def test_the_student_trains_without_the_teachers_weights(done, tmp_path):
     assert run.hashes(["student.safetensors"]) == done.hashes(["student.safetensors"])
 
 
+def test_weights_that_are_not_there_are_named_before_any_work(done, tmp_path, small_configs):
+    absent = {"weights": str(tmp_path / "absent.pth")}
+    run = done.copy(tmp_path / "copy", small_configs(teacher=absent, student=absent))
+    before = run.hashes()
+    for stage in (run.teacher, run.student, run.baseline):
+        with pytest.raises(ValueError, match=r"absent\.pth: no such weights; check the keys `weights` in params\.yaml"):
+            stage()
+    assert run.hashes() == before
+
+
 def test_the_student_refuses_the_store_of_another_teacher(done, tmp_path):
     run = done.copy(tmp_path / "copy")
     card = json.loads(run["teacher.json"].read_text())

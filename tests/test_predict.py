@@ -1,6 +1,7 @@
 """Answers to video files: the same as the test's, by windows, drawn into the video, and what is refused."""
 
 import csv
+import functools
 import io
 import json
 import random
@@ -251,6 +252,29 @@ def test_windows_over_a_long_video_keep_no_more_frames_than_one_window():
     assert count == 166
     # 60 frames a window; the one before it may still be in use.
     assert most <= 125
+
+
+def test_windows_that_wait_for_a_batch_keep_no_frames(checkpoint):
+    loaded = load_recogniser(checkpoint, device=CPU)
+    protocol = Protocol(clips=1, crops="centre", average="logits")
+    predictor = Predictor(loaded, protocol=protocol, batch_size=8, device=CPU)
+    rule = loaded.preprocessing.view_rule
+    live, most = set(), 0
+
+    def windows():
+        nonlocal most
+        for number in range(20):
+            frames = np.zeros((rule.frames, *rule.frame_size, 3), np.uint8)
+            live.add(number)
+            weakref.finalize(frames, live.discard, number)
+            take = functools.partial(np.take, frames, axis=0)
+            del frames
+            yield Window(number=number, start=number, end=number + 1, num_frames=rule.frames, take=take)
+            del take
+            most = max(most, len(live))
+
+    assert [answer.number for answer in predictor.answers(windows(), name="night.mp4")] == list(range(20))
+    assert most <= 2  # the one in hand, and the one that is made
 
 
 def test_a_window_too_long_for_memory_is_refused():

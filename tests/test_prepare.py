@@ -345,6 +345,15 @@ def test_a_class_without_training_clips_is_refused(dataset):
         run(dataset)
 
 
+def test_a_class_without_a_test_clip_is_told(dataset, capsys):
+    run(dataset)
+    assert "no test clip of" not in capsys.readouterr().out
+    lines = (dataset / "test.txt").read_text().splitlines()
+    (dataset / "test.txt").write_text("".join(f"{line}\n" for line in lines if "Walk" not in line))
+    run(dataset)
+    assert "warning: no test clip of Walk: nothing is measured of them" in capsys.readouterr().out
+
+
 def test_a_named_class_without_any_clip_is_refused(dataset):
     with pytest.raises(ValueError, match=r"class 2 \(Wave\) has no training clip"):
         run(dataset, classes=(*CLASSES, "Wave"))

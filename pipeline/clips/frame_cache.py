@@ -172,7 +172,10 @@ def keep_frames(
         raise OSError(
             f"{kept}: needs {needed - there} bytes more, {free} are free; free some, or set compute.cache: off"
         )
-    print(f"frames of {len(clips)} clips: {needed / 1e6:.1f} MB in {kept}, {there / 1e6:.1f} MB are there", flush=True)
+    if there < needed:
+        print(
+            f"frames of {len(clips)} clips: {needed / 1e6:.1f} MB in {kept}, {there / 1e6:.1f} MB are there", flush=True
+        )
     return CachedFrames(source=source, folder=kept, frame_size=frame_size)
 
 

@@ -48,6 +48,7 @@ def render(out: Path, params: Path, fresh: bool, **options: Any) -> None:
     given = {key: value for key, value in options.items() if value is not None}
     config = dataclasses.replace(read_section(params, sections.RenderConfig), **given)
     stage.run(out, config=config, fresh=fresh)
+    click.echo(f"{config.train_clips_per_class} training and {config.test_clips_per_class} test clips a class in {out}")
 
 
 @click.command()

@@ -1,8 +1,10 @@
 """What `dlkdd doctor` finds, and how it is said."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 STATES = (OK, WARNING, PROBLEM)
@@ -38,6 +40,9 @@ def examine(checks: Mapping[str, Check]) -> Iterator[Finding]:
         except (ImportError, AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:
             remedy = "mend what the message names; a library that fails to load: install it again"
             yield Finding(part=part, state=PROBLEM, found=f"{type(error).__name__}: {error}", remedy=remedy)
+        except subprocess.TimeoutExpired as error:
+            found = f"{Path(error.cmd[0]).name} did not answer in {error.timeout:g} s"
+            yield Finding(part=part, state=WARNING, found=found, remedy="look again when the machine has less to do")
 
 
 def as_line(finding: Finding) -> str:

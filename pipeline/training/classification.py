@@ -53,8 +53,20 @@ def new_classifier(
 
 
 def weights_files(weights: str | None) -> list[Path]:
-    """The pretrained file as an input of a stage: unfinished work belongs to its content, not to its name."""
-    return [] if weights is None else [Path(weights)]
+    """The pretrained file as an input of a stage: unfinished work belongs to its content, not to its name.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if weights is None:
+        return []
+    path = Path(weights)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such weights; check the keys `weights` in params.yaml. Results that `dvc repro` removed "
+            "before are brought back by `dvc checkout`"
+        )
+    return [path]
 
 
 def normalization(

@@ -135,15 +135,22 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, fl
         second: (N,) whether the second is.
 
     Returns:
-        difference (first - second) with a 95 % interval by the paired normal approximation, only_first and
-        only_second (clips that one alone gets right) and p_value of the two-sided sign test.
+        difference (first - second) with a 95 % interval by the paired normal approximation (where no clip differs, as
+        far as Wilson's bound of the share of clips that do), only_first and only_second (clips that one alone gets
+        right) and p_value of the two-sided sign test.
     """
     from scipy.stats import binomtest
 
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     paired = first.astype(float) - second.astype(float)
-    error = 1.96 * paired.std(ddof=1) / np.sqrt(len(paired)) if len(paired) > 1 else 1.0
     differing = only_first + only_second
+    if len(paired) == 1:
+        error = 1.0
+    elif differing == 0:
+        # Where no clip differs the approximation has no width; the share of clips that may is Wilson's bound.
+        error = wilson_interval(0, len(paired))[1]
+    else:
+        error = 1.96 * paired.std(ddof=1) / np.sqrt(len(paired))
     return {
         "difference": float(paired.mean()),
         "difference_low": float(paired.mean() - error),
