@@ -51,8 +51,6 @@ def read_params(path: Path) -> dict[str, Any]:
 
 
 def _check_runs(path: Path, params: Mapping[str, Any]) -> None:
-    if "runs" not in params:
-        raise ValueError(f"{path}: found no key runs, wanted the names of the runs; write it anew with `dlkdd use`")
     runs, rendered = (params.get(key) or [] for key in ("runs", "rendered"))
     inputs = params.get("inputs") or {}
     if not isinstance(inputs, dict):
@@ -65,6 +63,8 @@ def _check_runs(path: Path, params: Mapping[str, Any]) -> None:
             f"{path}: found runs {SHOWN.repr(runs)}, rendered {SHOWN.repr(rendered)} and inputs of "
             f"{SHOWN.repr(list(inputs))}; wanted inputs of each run and no other, and rendered runs among them"
         )
+    if "runs" not in params:
+        raise ValueError(f"{path}: found no key runs, wanted the names of the runs; write it anew with `dlkdd use`")
 
 
 def read_inputs(path: Path, run: str) -> RunInputs:
