@@ -366,13 +366,16 @@ def test_ten_bit_grey_and_turned_videos_are_looked_at(tmp_path):
 
 
 def test_nothing_to_look_at_and_wrong_usage_are_refused(tmp_path):
+    for name in ("of", "none"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "of" / "a.mp4").write_bytes(b"")
     for arguments, message in (
         ([tmp_path / "nowhere"], "no such folder"),
-        ([tmp_path], "holds no video"),
+        ([tmp_path / "none"], "holds no video"),
         ([tmp_path / "clips.csv"], "needs --videos"),
         ([tmp_path, "--videos", tmp_path], "a folder of videos is its own root"),
         ([tmp_path / "clips.csv", "--videos", tmp_path], "clips.csv: no such file"),
-        ([tmp_path / "a.mp4"], "a.mp4: is a video, wanted a folder of videos"),
+        ([tmp_path / "of" / "a.mp4"], "a.mp4: is a video, wanted a folder of videos"),
         ([tmp_path, "--scene-pattern", "("], "--scene-pattern: found '(', which is no regular expression"),
         ([tmp_path, "--html", tmp_path], "is a folder, wanted the name of a file"),
         ([tmp_path, "--html", "a.out", "--json", "a.out"], "--json a.out: would overwrite what --html writes"),

@@ -199,8 +199,8 @@ def _span(rule: ViewRule, clip_id: str, num_frames: int) -> int:
     span = (rule.frames - 1) * rule.stride + 1 if rule.sampling == "consecutive" else rule.frames
     if num_frames < span and not rule.loop:
         raise ValueError(
-            f"{clip_id}: has {num_frames} frames, in the window where there are windows, and the view needs {span}; "
-            "set views.loop: true, lower views.frames or views.stride, or give a longer --window"
+            f"{clip_id}: has {num_frames} frames, the view needs {span}; set views.loop: true, or lower "
+            "views.frames or views.stride. Where it is a window that has so few, give a longer --window"
         )
     return span
 

@@ -97,7 +97,7 @@ def _entries(
     from pipeline.clips.survey_entries import entries_of_clips, entries_of_folder
     from pipeline.presets import ARID_SCENES
 
-    if has_video_suffix(source.name) and not source.is_dir():
+    if source.is_file() and has_video_suffix(source.name):
         raise click.UsageError(
             f"{source}: is a video, wanted a folder of videos or a run's clips.csv; name the folder that it is in"
         )
