@@ -36,7 +36,8 @@ def _seed(name: str, value: int) -> None:
         raise ValueError(f"{name}: found {value}, wanted 0 to {2**32 - 1}")
 
 
-def _pattern(name: str, value: str) -> None:
+def require_pattern(name: str, value: str) -> None:
+    """Refuse what is no regular expression, with a ValueError."""
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
@@ -114,7 +115,7 @@ class PrepareConfig:
         _at_least("prepare.max_bad", self.max_bad, 0)
         _at_least("prepare.max_memory_mb", self.max_memory_mb, 64)
         _above("prepare.max_seconds", self.max_seconds, 0)
-        _pattern("prepare.scene_pattern", self.scene_pattern)
+        require_pattern("prepare.scene_pattern", self.scene_pattern)
         _at_least("prepare.holdout", self.holdout, 0)
         _share("prepare.test_share", self.test_share)
         _seed("prepare.seed", self.seed)

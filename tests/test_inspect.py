@@ -377,8 +377,9 @@ def test_nothing_to_look_at_and_wrong_usage_are_refused(tmp_path):
         ([tmp_path / "clips.csv", "--videos", tmp_path], "clips.csv: no such file"),
         ([tmp_path / "of" / "a.mp4"], "a.mp4: is a video, wanted a folder of videos"),
         ([tmp_path, "--scene-pattern", "("], "--scene-pattern: found '(', which is no regular expression"),
-        ([tmp_path, "--html", tmp_path], "is a folder, wanted the name of a file"),
-        ([tmp_path, "--html", "a.out", "--json", "a.out"], "--json a.out: would overwrite what --html writes"),
+        ([tmp_path / "of", "--html", tmp_path], "is a folder, wanted the name of a file"),
+        ([tmp_path / "of", "--html", "a.out", "--json", "a.out"], "--json a.out: would overwrite what --html writes"),
+        ([tmp_path / "of", "--json", tmp_path / "of" / "a.mp4"], "a.mp4, which is read; write to another file"),
     ):
         result = call("inspect", *arguments)
         assert message in str(getattr(result.exception, "message", result.exception))

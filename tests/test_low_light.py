@@ -224,6 +224,17 @@ def test_a_changed_source_is_darkened_again_and_the_others_are_kept(lit_folder, 
     after = contents(out, names)
     assert [name for name in names if after[name] != before[name]] == ["Jump/a.mp4"]
     assert (out / names[1]).stat().st_mtime_ns == kept
+    # One that was away for a while is compared with what it was before.
+    (lit_folder / "Jump" / "b.mp4").rename(tmp_path / "away.mp4")
+    darken_video_folder(lit_folder, out, exposure_ev=-4.0, seed=3)
+    (other,) = lit_folder.glob("c.*")
+    (lit_folder / "Jump" / "b.mp4").write_bytes(other.read_bytes())
+    darken_video_folder(lit_folder, out, exposure_ev=-4.0, seed=3)
+    assert contents(out, names)["Jump/b.mp4"] != before["Jump/b.mp4"]
+    record = json.loads((out / "darken.json").read_text())
+    (out / "darken.json").write_text(json.dumps({**record, "sources": []}))
+    with pytest.raises(ValueError, match=r"darken\.json: sources: found list, wanted a mapping"):
+        darken_video_folder(lit_folder, out, exposure_ev=-4.0, seed=3)
 
 
 def test_broken_video_is_named_after_all_others_are_done(lit_folder, tmp_path):

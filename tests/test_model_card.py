@@ -9,14 +9,17 @@ import pytest
 import torch
 from micro import FIGURES
 from random_checkpoint import write_checkpoint
+from safetensors import SafetensorError
 
 from pipeline.clips.clip_index import Clip, clips_to_text
 from pipeline.clips.files import sha256_of
 from pipeline.clips.video import probe
 from pipeline.config import plain
 from pipeline.enhancers.zero_dce import OFFICIAL_SHA256
-from pipeline.inference import export
+from pipeline.inference import export, model_card
 from pipeline.inference.model_card import escaped
+from pipeline.training import checkpoint
+from pipeline.training.checkpoint import load_checkpoint
 from stages import evaluate
 
 CPU = torch.device("cpu")
@@ -140,6 +143,24 @@ def test_the_card_says_the_figures_and_hashes_of_the_run(made):
     assert "unknown here" in card
     assert "darker ones were tried by darkening alone" in card
     assert "darker ones were not tried" in made.evaluate(stress_ev=())
+
+
+def test_the_card_says_what_is_subtracted_from_a_view(made):
+    records = {kind: load_checkpoint(path)[1] for kind, path in made.checkpoints.items()}
+    said = "each pixel's mean over the view's frames is subtracted"
+    assert said not in "\n".join(model_card._model("night", records))
+    still = dataclasses.replace(records["student"].preprocessing, remove_temporal_mean=True)
+    records["student"] = dataclasses.replace(records["student"], preprocessing=still)
+    assert said in "\n".join(model_card._model("night", records))
+
+
+def test_want_of_memory_is_no_damaged_checkpoint(made, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while deserializing header: Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr(checkpoint, "safe_open", full)
+    with pytest.raises(OSError, match="cannot be read for want of memory"):
+        load_checkpoint(made.checkpoints["student"])
 
 
 def test_a_leak_and_a_licence_that_is_known_are_named(tmp_path, make_video, small_configs):

@@ -111,6 +111,7 @@ def _record_settings(
     Raises:
         ValueError: the folder was darkened with other settings.
     """
+    before: dict[str, str] = {}
     if path.exists():
         remedy = "use another folder or remove this one"
         kept = read_json(path, remedy=remedy, keys=("settings",))
@@ -119,10 +120,12 @@ def _record_settings(
                 f"{path}: the folder was darkened with {kept['settings']}, now {settings} are asked for; {remedy}"
             )
         before = kept.get("sources", {})  # not there in folders of earlier versions
+        if not isinstance(before, dict):
+            raise ValueError(f"{path}: sources: found {type(before).__name__}, wanted a mapping of names; {remedy}")
         for name, found in hashes.items():
             if before.get(name, found) != found:
                 (path.parent / name).unlink(missing_ok=True)
     videos = {name: asdict(camera) for name, camera in cameras.items()}
-    record = {"settings": settings, "videos": videos, "sources": hashes}
+    record = {"settings": settings, "videos": videos, "sources": before | hashes}
     with replacing(path) as partial:
         partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

@@ -1,6 +1,5 @@
 """`dlkdd inspect`: what a dataset is like before anything is trained."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +58,9 @@ def inspect(
     from pipeline.pages.dataset_page import dataset_page
     from pipeline.pages.page import write_page
 
-    refuse_overwriting({"--html": page, "--json": figures}, [source] if source.is_file() else [])
     root, entries, others = _entries(source, videos, scene_pattern)
+    read = [*([source] if source.is_file() else []), *(root / entry.id for entry in entries)]
+    refuse_overwriting({"--html": page, "--json": figures}, read)
     used = min(processes or looking.usable_processes(), len(entries))
     results = looking.survey_all(entries, root, colour_range=colour_range, processes=max(1, used))
     found = looking.collect(tqdm(results, desc="inspect", total=len(entries), unit="video", disable=None), others)
@@ -95,6 +95,7 @@ def _entries(
     """The videos' root, the videos, and the other files by suffix."""
     from pipeline.clips.lists import has_video_suffix
     from pipeline.clips.survey_entries import entries_of_clips, entries_of_folder
+    from pipeline.config import require_pattern
     from pipeline.presets import ARID_SCENES
 
     if source.is_file() and has_video_suffix(source.name):
@@ -110,12 +111,7 @@ def _entries(
     if videos is not None:
         raise click.UsageError("--videos goes with a clips.csv; a folder of videos is its own root")
     pattern = ARID_SCENES if scene_pattern is None else scene_pattern
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise click.UsageError(
-            f"--scene-pattern: found {pattern[:200]!r}, which is no regular expression ({error}); mend it"
-        ) from error
+    require_pattern("--scene-pattern", pattern)
     return source, *entries_of_folder(source, scene_pattern=pattern)
 
 

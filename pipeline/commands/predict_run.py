@@ -85,13 +85,14 @@ def on_files(given: tuple[str, ...], videos: Path | None, wanted: Wanted) -> int
         # Paths may hold any bytes.
         sys.stdin.reconfigure(encoding=ENCODING, errors="surrogateescape")
     found, total = find_sources(given, root=videos, standard_input=sys.stdin), None
-    if STANDARD_INPUT not in given:
+    if STANDARD_INPUT in given:
+        found = _apart_from(wanted.out, found)
+    else:
         known = list(found)
         found, total = iter(known), len(known)
         refuse_overwriting({"--out": wanted.out}, [source.path for source in known])
         if overlays is not None:
             overlays.check(given, known)
-    found = _apart_from(wanted.out, found)
     with _writer(wanted.out, wanted.form) as writer:
 
         def on_answer(source: Source, answer: Answer) -> None:
