@@ -191,6 +191,15 @@ PLANS = {
                 *("render.train_clips_per_class=64", "views.sampling=spread", *STILL_LESS),
             ),
         ),
+        Plan(
+            name="pretext",
+            title="the order of frames, of benchmarks/reordered.py",
+            use=GESTURES,
+            settings=(FIVE_VIEWS, *STILL_LESS),
+            lists=("train.txt", "test.txt"),
+            seeds="0",
+            variants=("baseline",),
+        ),
         arid("forward", "train.txt", "validate.txt"),
         arid("back", "validate.txt", "train.txt"),
     )
