@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipeline.clips.low_light import (
     linear_to_srgb,
     srgb_to_linear,
 )
+from pipeline.clips.stream import read_frames, write_stream
 from pipeline.clips.video import decode, write_video
 
 # Fine steps and no noise; the tests below turn single terms on.
@@ -185,8 +187,27 @@ def test_darkened_folder_keeps_paths_frame_count_and_rate(lit_folder, tmp_path):
         dark = decode(out / name)
         assert dark.shape == (4, 32, 40, 3)
         assert dark.mean() < 60
+        # Matroska keeps whole milliseconds.
+        assert [float(frame.time) for frame in read_frames(out / name)] == pytest.approx(
+            [index / 15 for index in range(4)], abs=1e-3
+        )
     settings = json.loads((out / "darken.json").read_text())["settings"]
     assert (settings["exposure_ev"], settings["seed"]) == (-4.0, 3)
+
+
+def test_frames_of_a_variable_rate_keep_their_times(lit_folder, tmp_path):
+    """As phones film in the dark, where they expose longer."""
+    shown = [(Fraction(0), Fraction(1, 30)), (Fraction(1, 30), Fraction(1, 10)), (Fraction(2, 15), Fraction(1, 5))]
+    with write_stream(lit_folder / "phone.mp4") as add:
+        for level, (time, lasts) in zip((90, 150, 210), shown, strict=True):
+            add(flat(level, frames=1)[0], time, lasts)
+    out = tmp_path / "dark"
+    darken_video_folder(lit_folder, out, exposure_ev=-1.0, seed=3)
+    dark = list(read_frames(out / "phone.mp4"))
+    assert [(frame.time, frame.lasts) for frame in dark] == shown
+    means = decode(out / "phone.mp4").mean(axis=(1, 2, 3))
+    assert list(means) == sorted(means)
+    assert means[-1] < 180
 
 
 def test_darkening_depends_on_neither_order_nor_number_of_videos(lit_folder, tmp_path):

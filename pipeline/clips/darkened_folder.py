@@ -12,9 +12,13 @@ import numpy as np
 
 from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.low_light import MODEL_VERSION, LowLight, darken, draw_low_light
+from pipeline.clips.stream import read_frames, write_stream
 from pipeline.clips.video import VIDEO_SUFFIXES, decode, probe, write_video
 from pipeline.clips.video_files import videos_below
 from pipeline.mapping_file import read_json
+
+OFF_BEAT = Fraction(1, 10)
+"""Of the time between two frames: the frames of a video of constant rate come no further from their beat."""
 
 
 def darken_video_folder(
@@ -26,7 +30,7 @@ def darken_video_folder(
     crf: int = 18,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Darken every video below a folder, keeping the relative paths; the suffix becomes .mp4.
+    """Darken every video below a folder, keeping relative paths and frames' times; the suffix becomes .mp4.
 
     A video's camera and noise depend on the seed and its relative path alone. Finished files are kept unless their
     source has changed, so a stopped run goes on. An odd last row or column is cut, because H.264 shares colour
@@ -57,14 +61,9 @@ def darken_video_folder(
     for done, (name, source) in enumerate(sources.items(), start=1):
         if not (out / name).exists():
             try:
-                frames, fps = decode(source), _frame_rate(source)
+                _darken_video(source, out / name, cameras[name], _path_rng(seed, name, "noise"), crf=crf)
             except ValueError as error:
                 broken.append(str(error))
-            else:
-                height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
-                dark = darken(frames[:, :height, :width], cameras[name], _path_rng(seed, name, "noise"))
-                (out / name).parent.mkdir(parents=True, exist_ok=True)
-                write_video(out / name, dark, fps=fps, crf=crf)
         if progress is not None:
             progress(done, len(sources))
     if broken:
@@ -73,6 +72,25 @@ def darken_video_folder(
             + "\n".join(broken)
         )
     return list(sources)
+
+
+def _darken_video(source: Path, target: Path, camera: LowLight, noise: np.random.Generator, *, crf: int) -> None:
+    """Write a dark copy, in which every frame has its time.
+
+    Raises:
+        ValueError: the source does not decode.
+        OSError: the copy cannot be written.
+    """
+    frames, fps = decode(source), _frame_rate(source)
+    shown = [(frame.time, frame.lasts) for frame in read_frames(source)]
+    dark = darken(frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2], camera, noise)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if all(abs(time * fps - index) < OFF_BEAT for index, (time, _) in enumerate(shown)):
+        write_video(target, dark, fps=fps, crf=crf)
+        return
+    with write_stream(target, crf=crf) as add:
+        for pixels, (time, lasts) in zip(dark, shown, strict=True):
+            add(pixels, time, lasts)
 
 
 def _find_videos(root: Path, out: Path) -> dict[str, Path]:
