@@ -82,8 +82,24 @@ def test_without_the_temporal_mean_a_still_scene_is_zero_in_all_streams(pixels):
         assert found.abs().max() > 0.1
     Recogniser(keep, **given)(pixels[:, :1].expand_as(pixels))
     assert all(stream.abs().max() < 1e-5 for stream in keep.streams)
-    copied = Recogniser(keep, **given).with_classifier(Keep(), precision="fp32")
-    assert copied.remove_temporal_mean
+
+
+def test_around_another_classifier_every_setting_stays_and_the_enhancer_is_a_frozen_copy(pixels):
+    parts = {"enhancer": ZeroDCE(seed=0), "train_enhancer": True, "dark_stream": DARK}
+    mine = Recogniser(Keep(), mean=MEAN, std=STD, **parts, remove_temporal_mean=True, enhanced_at_once=3)
+    other = Keep()
+    copied = mine.with_classifier(other, precision="bf16")
+    assert copied.classifier is other
+
+    def settings(model):
+        return {name: value for name, value in vars(model).items() if not name.startswith("_")}
+
+    assert settings(copied) == settings(mine) | {"precision": "bf16", "train_enhancer": False}
+    assert all(torch.equal(buffer, copied.get_buffer(name)) for name, buffer in mine.named_buffers())
+    frozen, trained = list(copied.enhancer.parameters()), list(mine.enhancer.parameters())
+    assert not any(weight.requires_grad for weight in frozen)
+    assert all(weight.requires_grad for weight in trained)
+    assert all(torch.equal(one, two) and one is not two for one, two in zip(frozen, trained, strict=True))
 
 
 def test_two_streams_need_an_enhancer():

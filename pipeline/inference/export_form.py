@@ -91,18 +91,8 @@ def export_form(loaded: Loaded, *, where: object, conv2d: bool = False) -> nn.Mo
     training = [name or "the recogniser" for name, module in recogniser.named_modules() if module.training]
     if training:
         raise ValueError(f"{where}: {training[0]} is in training mode, which would be exported silently; call eval()")
-    dark = None
-    if pixels.dark_mean is not None and pixels.dark_std is not None:
-        dark = (pixels.dark_mean, pixels.dark_std)
-    form = ByTime(
-        copy.deepcopy(recogniser.classifier),
-        mean=pixels.mean,
-        std=pixels.std,
-        enhancer=copy.deepcopy(recogniser.enhancer),
-        dark_stream=dark,
-        remove_temporal_mean=recogniser.remove_temporal_mean,
-        enhanced_at_once=recogniser.enhanced_at_once,
-    )
+    form = copy.deepcopy(recogniser)
+    form.__class__ = ByTime  # with every setting, those too that a recogniser may get one day
     if conv2d:
         _replace_conv3d(form)
     for tensor in (*form.parameters(), *form.buffers()):

@@ -106,20 +106,12 @@ class Recogniser(nn.Module):
 
     def with_classifier(self, classifier: nn.Module, *, precision: str) -> "Recogniser":
         """The same recogniser around another classifier; the enhancer is a copy, and frozen."""
-        mean, std, dark_mean, dark_std = (
-            tuple(values.flatten().tolist()) for values in (self.mean, self.std, self.dark_mean, self.dark_std)
-        )
-        other = Recogniser(
-            classifier,
-            mean=mean,
-            std=std,
-            enhancer=copy.deepcopy(self.enhancer),
-            dark_stream=(dark_mean, dark_std) if self.two_streams else None,
-            remove_temporal_mean=self.remove_temporal_mean,
-            enhanced_at_once=self.enhanced_at_once,
-            precision=precision,
-        )
-        return other.to(self.mean.device)
+        # What stands in the memo is not copied: a copy has the other classifier.
+        other = copy.deepcopy(self, {id(self.classifier): classifier})
+        other.precision, other.train_enhancer = precision, False
+        if other.enhancer is not None:
+            other.enhancer.requires_grad_(False)
+        return other
 
     def _in_precision(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == "fp32":
