@@ -16,7 +16,8 @@ from pipeline.clips.views import view_rule
 from pipeline.config import STUDENT_ONLY, BaselineConfig, ComputeConfig, LogitsConfig, ViewsConfig, plain
 from pipeline.distillation.losses import cross_entropy
 from pipeline.params import read_inputs, read_section
-from pipeline.training.classification import build_dark, train_classifier
+from pipeline.training.classification import train_classifier
+from pipeline.training.dark_training import build_dark
 from pipeline.training.loop import top1
 from pipeline.training.machine import set_up_machine
 from pipeline.training.metrics import wilson_interval

@@ -443,7 +443,8 @@ def test_a_machine_that_computes_wrongly_is_refused_by_every_stage(done, tmp_pat
     def refuse(device, precision):
         raise ValueError(f"{device} computes wrongly in {precision}")
 
-    monkeypatch.setattr(sys.modules[f"stages.{stage}"], "check_precision", refuse)
+    module = "pipeline.training.dark_training" if stage in ("student", "baseline") else f"stages.{stage}"
+    monkeypatch.setattr(sys.modules[module], "check_precision", refuse)
     run = done.copy(tmp_path / "run")
     before = run.hashes()
     with pytest.raises(ValueError, match="cpu computes wrongly in fp32"):

@@ -14,9 +14,10 @@ from pipeline.config import ComputeConfig, StudentConfig, ViewsConfig, plain
 from pipeline.distillation.live import LiveTeacher
 from pipeline.enhancers.enhanced_frames import open_teacher_frames
 from pipeline.inference.loading import load_recogniser
+from pipeline.training.dark_training import Lessons, train_dark
 from pipeline.training.distributed import joined
 from pipeline.training.work_folder import work_root
-from stages.student import Lessons, train_student
+from stages.student import distillation_loss
 
 
 def run(
@@ -39,7 +40,7 @@ def run(
 
     Raises:
         ValueError: the teacher is of other classes or views, the soft targets are another's, or as in
-            `stages.student.train_student`.
+            `train_dark`.
     """
     if config.soft_targets != "teacher":
         raise ValueError(
@@ -50,25 +51,27 @@ def run(
     with joined(device) as ranks:
 
         def lessons(source: FrameSource) -> Lessons:
+            answered = open_teacher(
+                teacher,
+                train,
+                videos,
+                class_names_in(listed),
+                num_views=num_views,
+                views=views,
+                compute=compute,
+                work=checkpoint,
+                device=device,
+            )
             return Lessons(
                 view_of=DrawnViews(
                     rule=rule, mode=views.mode, num_views=None if views.mode == "independent" else num_views
                 ),
-                logits_of=open_teacher(
-                    teacher,
-                    train,
-                    videos,
-                    class_names_in(listed),
-                    num_views=num_views,
-                    views=views,
-                    compute=compute,
-                    work=checkpoint,
-                    device=device,
-                ),
+                loss_of=distillation_loss(answered, config),
                 described={"live_teacher": sha256_of(teacher)},
             )
 
-        train_student(
+        train_dark(
+            "student",
             listed,
             videos,
             statistics,

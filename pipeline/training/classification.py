@@ -1,10 +1,9 @@
-"""What teacher, student and baseline have in common: build, train and describe a classifier of views."""
+"""What teacher, student and baseline have in common: build and train a classifier of views."""
 
 import contextlib
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from pipeline.mapping_file import read_json
 from pipeline.models.classifier import Classifier, build_classifier, load_weights
 from pipeline.models.recogniser import NORMALIZATIONS, Recogniser
 from pipeline.training.activations import checkpoint_activations
-from pipeline.training.checkpoint import Preprocessing, Record
 from pipeline.training.distributed import Ranks
 from pipeline.training.live_curves import live_curves
 from pipeline.training.loop import LossOf, Schedule, Trained, fit
@@ -218,69 +216,3 @@ def write_timings(path: Path, trained: Trained) -> None:
     content = {"seconds": round(trained.seconds, 2), "peak_memory_bytes": trained.peak_memory_bytes}
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DarkModel:
-    """A new classifier of dark views, and what its record needs."""
-
-    recogniser: Recogniser
-    arguments: dict[str, Any]
-    """Rebuild the network."""
-    origin: str | None
-    """sha256 of the pretrained trunk."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def build_dark(
-    settings: Mapping[str, Any], statistics: Path, *, num_classes: int, num_frames: int, precision: str = "fp32"
-) -> DarkModel:
-    """Build the network of a student or baseline from the same section of params.yaml.
-
-    Args:
-        settings: the section.
-        statistics: prepare's figures of the dark training frames.
-        num_classes: K.
-        num_frames: T.
-        precision: see Recogniser.
-    """
-    mean, std = normalization(settings["normalization"], read_statistics(statistics))
-    classifier, arguments, origin = new_classifier(settings, num_classes=num_classes, num_frames=num_frames)
-    recogniser = Recogniser(
-        classifier,
-        mean=mean,
-        std=std,
-        remove_temporal_mean=settings["remove_temporal_mean"],
-        precision=precision,
-    )
-    return DarkModel(recogniser=recogniser, arguments=arguments, origin=origin, mean=mean, std=std)
-
-
-def dark_record(
-    kind: str,
-    class_names: tuple[str, ...],
-    model: DarkModel,
-    rule: ViewRule,
-    colour_range: str,
-    settings: Mapping[str, Any],
-    trained: Trained,
-) -> Record:
-    """The record of a student's or baseline's checkpoint."""
-    return Record(
-        kind=kind,
-        class_names=class_names,
-        model=model.arguments,
-        preprocessing=Preprocessing(
-            view_rule=rule,
-            colour_range=colour_range,
-            mean=model.mean,
-            std=model.std,
-            enhancer_on="none",
-            input="dark",
-            remove_temporal_mean=model.recogniser.remove_temporal_mean,
-        ),
-        # The hash instead of the path: no record may depend on where a user keeps things.
-        settings={**settings, "weights": model.origin},
-        metrics=trained.curve[trained.epoch],
-    )
