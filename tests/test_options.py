@@ -88,3 +88,13 @@ def test_the_papers_protocols_set_where_crops_come_from():
     assert (views["frame_size"], views["scales"]) == ([views["size"]] * 2, [1.0])
     views = presets.set_protocol(presets.demo(), "darklight")["views"]
     assert (views["scales"], views["positions"]) == ([1.0, 0.875, 0.75, 0.66], "fixed")
+
+
+def test_weights_that_are_not_here_are_told_when_they_are_chosen(tmp_path):
+    """Not refused: the run may be meant for another machine."""
+    here = tmp_path / "here.pt"
+    here.touch()
+    words = ["use", "demo", "--params", str(tmp_path / "params.yaml"), "--set", f"student.weights={here}"]
+    said = CliRunner().invoke(cli, [*words, "--set", "teacher.weights=away.pt"])
+    assert said.exit_code == 0, said.output
+    assert said.stderr == "warning: teacher.weights: away.pt: no such file here, and teacher needs it\n"

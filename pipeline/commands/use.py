@@ -84,6 +84,10 @@ def use(name: str, params: Path, force: bool, assignments: tuple[str, ...], **op
     chosen = {change.partition("=")[0] for change in (*changes, *assignments)}
     values = presets.settle(values, chosen, view_each_epoch=each)
     presets.write_params(params, values, name=name, force=force)
+    for section in ("enhancer", "teacher", "student"):
+        weights = values[section]["weights"]
+        if weights is not None and not Path(weights).is_file():
+            click.echo(f"warning: {section}.weights: {weights}: no such file here, and {section} needs it", err=True)
     click.echo(f"{params}: runs {', '.join(values['runs'])}; now `dvc repro`")
 
 
