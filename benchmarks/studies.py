@@ -14,6 +14,7 @@ at a time in one --folder.
 """
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ CONTROLS = ("dark-teacher", "dark-student", "smoothed", "shuffled")
 EXPOSURES = (0, -2, -4, -5, -6, -8)
 LONG = ("teacher.epochs=45", "student.epochs=45", "logits.views=45")
 """Chosen on `recipe-rendered` among 12, 20 and 30 epochs of 5 views, and 30 and 45 with a new view each epoch."""
-PRETRAINED = "pretraining"
+PRETRAINED, LIT = "pretraining", "pretraining-lit"
 SEEN_SCENES = (
     "its 20 test scenes, with other clips, were tested before at -5 EV by a recipe of 30 epochs and 5 views; 4 of them "
     "are the demo's"
@@ -67,8 +68,8 @@ class Plan:
     """Settings that were compared on clips set aside, before."""
     note: str = ""
     """What else was seen of its test clips, or is to be known of the study."""
-    pretrained: bool = False
-    """Starts teacher, student and baseline from the baseline of PRETRAINED."""
+    pretrained: str = ""
+    """Starts teacher, student and baseline from the baseline of this study."""
 
 
 def rendered(exposure):
@@ -94,6 +95,7 @@ GESTURES = ("--no-flip", "--model", "r2plus1d_tiny", "--size", "64")
 FIVE_VIEWS = "logits.views=5"
 """With the pretrained network one each epoch gave one answer of 74 more, on `recipe-egogest`."""
 STILL_LESS = ("teacher.remove_temporal_mean=true", "student.remove_temporal_mean=true")
+KINETICS = ("teacher.normalization=kinetics", "student.normalization=kinetics")
 WEIGHTS = "{pretrained}"
 """Stands in a variant for the weights of the baseline of PRETRAINED."""
 ONE_PRETRAINED = "one pretrained network for all trainings"
@@ -117,7 +119,39 @@ def egogest(exposure, split):
         lists=(f"split{split}_train.txt", f"split{split}_test.txt"),
         scenes="scenes.tsv",
         recipes=8,
-        pretrained=True,
+        pretrained=PRETRAINED,
+    )
+
+
+def from_lit(exposure, split):
+    """The same gestures in the paper's way: from a network that saw lit clips alone, with Kinetics' mean and std.
+
+    The further baseline has the training set's own, for a fair comparison.
+    """
+    plan = egogest(exposure, split)
+    return dataclasses.replace(
+        plan,
+        name=f"lit-{plan.name}",
+        title=f"EgoGestAR, {exposure} EV, from a lit network, split {split}",
+        pool=f"EgoGestAR, {exposure} EV, from a lit network, all splits",
+        note=plan.note.replace(ONE_PRETRAINED, f"{ONE_PRETRAINED}, on lit clips; Kinetics' mean and std"),
+        settings=(FIVE_VIEWS, *KINETICS),
+        variants=(*MAIN, "own-baseline baseline student.normalization=dataset"),
+        recipes=0,
+        pretrained=LIT,
+    )
+
+
+def pretraining(name, exposure, *settings):
+    """Rendered clips in scenes of their own, for a network that others start from."""
+    return Plan(
+        name=name,
+        title=f"rendered, {exposure} EV, 32 scenes",
+        preset="demo",
+        settings=(
+            *(f"render.exposure_ev={float(exposure)}", "render.seed=2000", "render.train_scenes=32"),
+            *("render.train_clips_per_class=64", "views.sampling=spread", *settings),
+        ),
     )
 
 
@@ -131,7 +165,7 @@ def arid(name, train, test):
         lists=(train, test),
         note=f"{ONE_PRETRAINED}; the settings are those of EgoGestAR, taken after all three were at chance on the "
         "validation clips with one seed and random weights",
-        pretrained=True,
+        pretrained=PRETRAINED,
     )
 
 
@@ -182,15 +216,9 @@ PLANS = {
         ),
         *map(rendered, EXPOSURES),
         *(egogest(exposure, split) for exposure in EXPOSURES for split in (1, 2, 3)),
-        Plan(
-            name=PRETRAINED,
-            title="rendered, -4 EV, 32 scenes",
-            preset="demo",
-            settings=(
-                *("render.exposure_ev=-4.0", "render.seed=2000", "render.train_scenes=32"),
-                *("render.train_clips_per_class=64", "views.sampling=spread", *STILL_LESS),
-            ),
-        ),
+        *(from_lit(-5, split) for split in (1, 2, 3)),
+        pretraining(PRETRAINED, -4, *STILL_LESS),
+        pretraining(LIT, 0, *KINETICS),
         Plan(
             name="pretext",
             title="the order of frames, of benchmarks/reordered.py",
@@ -279,11 +307,11 @@ def train(run, place, seeds, variants, jobs, subset):
     dlkdd("study", "run", run, *chosen, "--on", subset, "--seeds", numbers, "--jobs", jobs, cwd=place)
 
 
-def pretrained(folder):
-    """The weights of the baseline of PRETRAINED, which is trained unless it is there."""
-    place = (folder / PRETRAINED).resolve()
+def pretrained(folder, name=PRETRAINED):
+    """The weights of the baseline of a study, which is trained unless it is there."""
+    place = (folder / name).resolve()
     place.mkdir(parents=True, exist_ok=True)
-    run = prepare(PLANS[PRETRAINED], place, None, ())
+    run = prepare(PLANS[name], place, None, ())
     train(run, place, [0], ["baseline"], 1, "test")
     return place / "data" / run / "study/test/trained/baseline-0/baseline.safetensors"
 
@@ -319,7 +347,7 @@ def main(names, listed, root, seeds, controls, more, only, jobs, folder, into):
         place.mkdir(parents=True, exist_ok=True)
         variants = [*(() if only else plan.variants), *(CONTROLS if controls else ()), *more]
         needed = plan.pretrained or any(WEIGHTS in variant for variant in variants)
-        weights = pretrained(folder) if needed else None
+        weights = pretrained(folder, plan.pretrained or PRETRAINED) if needed else None
         settings = (f"teacher.weights={weights}", f"student.weights={weights}") if plan.pretrained else ()
         run = prepare(plan, place, None if root is None else root.resolve(), settings)
         variants = [variant.replace(WEIGHTS, str(weights)) for variant in variants]

@@ -105,7 +105,7 @@ def test_a_study_goes_on_when_its_words_or_variants_change(tmp_path, monkeypatch
 def test_whole_studies_or_single_variants_start_from_the_pretrained_network(monkeypatch, tmp_path):
     """Without training: what is prepared, and which variants are trained then."""
     prepared, trained = {}, {}
-    monkeypatch.setattr(studies, "pretrained", lambda folder: folder / "weights.safetensors")
+    monkeypatch.setattr(studies, "pretrained", lambda folder, name: folder / name / "weights.safetensors")
     monkeypatch.setattr(
         studies, "prepare", lambda plan, place, root, more: prepared.update({plan.name: more}) or "night"
     )
@@ -115,12 +115,13 @@ def test_whole_studies_or_single_variants_start_from_the_pretrained_network(monk
     monkeypatch.setattr(studies, "dlkdd", lambda *words, cwd: None)
     folder = tmp_path / "studies"
     options = ["--root", tmp_path, "--folder", folder, "--into", tmp_path / "saved"]
-    result = CliRunner().invoke(studies.main, ["recipe-egogest", "egogest-8-1", *map(str, options)])
+    result = CliRunner().invoke(studies.main, ["recipe-egogest", "egogest-8-1", "lit-egogest-5-1", *map(str, options)])
     assert result.exit_code == 0, result.output
-    weights = str(folder / "weights.safetensors")
+    weights, lit = (str(folder / name / "weights.safetensors") for name in (studies.PRETRAINED, studies.LIT))
     assert prepared == {
         "recipe-egogest": (),
         "egogest-8-1": (f"teacher.weights={weights}", f"student.weights={weights}"),
+        "lit-egogest-5-1": (f"teacher.weights={lit}", f"student.weights={lit}"),
     }
     recipes = [variant_of(text) for text in trained["recipe-egogest"]]
     starts = {
