@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import presets
 from pipeline.cli import cli
-from pipeline.studies.table import read_studies
+from pipeline.studies.table import class_table, read_studies
 from pipeline.studies.table import tables as study_tables
 from pipeline.tables.paper_text import as_markdown as studies_markdown
 from pipeline.tables.run_table import as_markdown, as_text, comparison, read_results, write_into
@@ -36,6 +36,13 @@ def test_tables_in_the_documents_are_their_json(path):
 def test_tables_of_studies_in_the_documents_are_their_json(folder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert block(text, folder) == studies_markdown(study_tables(read_studies(ROOT / "docs" / "results" / folder)))
+
+
+@pytest.mark.parametrize("name", ["arid-forward", "arid-back"])
+def test_tables_by_class_in_the_documents_are_their_json(name):
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = class_table(read_studies(ROOT / "docs" / "results" / "studies" / f"{name}.json"))
+    assert block(text, f"{name} by class") == studies_markdown([table])
 
 
 def test_the_readmes_rows_of_studies_are_those_of_the_results():

@@ -26,8 +26,8 @@ from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
 from pipeline.studies.prepared import Study, made_from
 from pipeline.studies.runner import train
-from pipeline.studies.saved import Saved, Trained, Words, read, write
-from pipeline.studies.table import difference, share, tables
+from pipeline.studies.saved import SINCE, Saved, Trained, Words, read, write
+from pipeline.studies.table import class_table, difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
 from pipeline.tables.paper_text import as_markdown
 
@@ -336,6 +336,8 @@ def saved(**variants):
         classes=4,
         train_clips=20,
         groups=tuple("aabbccdd"),
+        class_names=("Drink", "Jump", "Run", "Wave"),
+        labels=(0, 1, 0, 1, 0, 1, 3, 3),
         settings={},
         variants={
             name: Trained(
@@ -443,6 +445,26 @@ def test_further_variants_stand_beside_what_they_change():
     assert [cell.split()[0] for cell in row[4:]] == ["0.625", "+0.125", "+0.500"]
 
 
+def test_the_clips_of_each_class_are_compared_alone():
+    found = saved(teacher=("11110001", "11110011"), baseline=("10100000", "10100001"), student=("10110000",))
+    table = class_table([found])
+    names = ("teacher", "baseline", "student", "teacher - baseline", "student - baseline")
+    shown = [(row[1], row[2], *(row[table.header.index(name)].split(" ")[0] for name in names)) for row in table.rows]
+    assert shown == [
+        ("Drink", "3 / 3", "0.667", "0.667", "0.667", "+0.000", "+0.000"),
+        ("Jump", "3 / 3", "0.667", "0.000", "0.333", "+0.667", "+0.333"),  # none of Run was tested
+        ("Wave", "2 / 1", "0.750", "0.250", "0.000", "+0.500", "+0.000"),
+    ]
+    assert table.rows[2][3:6] == ("0.250 (-) x2", "0.750 (-) x2", "0.000 (-) x1")
+    assert "of 9 differences that are none, about 0.5 stand in an interval without zero" in table.notes[0]
+    # All classes together are all clips, as the bootstrap sees them.
+    parts = [found.of_class(label) for label in range(4)]
+    assert sum(part.hits("teacher", ["0", "1"]).sum() for part in parts) == found.hits("teacher", ["0", "1"]).sum()
+    assert sorted(group for part in parts for group in part.groups) == sorted(found.groups)
+    with pytest.raises(ValueError, match="night: labels: found none, wanted those of the clips; save the study again"):
+        class_table([dataclasses.replace(found, labels=(), class_names=())])
+
+
 def test_splits_of_one_data_set_share_a_row():
     first = dataclasses.replace(saved(student=("11110000", "11111111"), baseline=("11110000",)), pool="all nights")
     second = dataclasses.replace(
@@ -454,6 +476,9 @@ def test_splits_of_one_data_set_share_a_row():
     assert both.groups == tuple("aabbccdd" * 2)
     assert both.variants["student"].hits == {"0": "1111000011000000"}
     assert set(both.variants) == {"student", "baseline"}
+    assert (both.labels, both.class_names) == (first.labels * 2, first.class_names)
+    old = dataclasses.replace(second, labels=(), class_names=())
+    assert (pooled([first, old]).labels, pooled([old, first]).class_names) == ((), ())
     assert difference(both, "student", "baseline").mean == 1 / 16
     assert difference(both, "student", "baseline").groups == 4
     assert (both.train_clips, both.commit, both.recipes, both.note) == (20, "abc", 2, "")
@@ -464,6 +489,7 @@ def test_splits_of_one_data_set_share_a_row():
     assert more.mean_luma == (first.mean_luma + 60) / 2
     other = Trained(stage="student", changes=("student.lr=2",), seconds=1, hits={"0": "11000000"})
     for change, said in (
+        ({"class_names": tuple("abcd")}, "late: classes: found a, b, c, d, wanted those of night, Drink, Jump, Run, W"),
         ({"classes": 5}, "late: found test clips of 5 classes, wanted those of night, test and 4"),
         ({"settings": {"student": {"lr": 2}}}, "late: settings: found student.lr: 2, wanted student.lr: None of night"),
         ({"variants": second.variants | {"student": other}}, "late: student: found student with"),
@@ -534,10 +560,15 @@ def test_a_study_reads_back_and_a_damaged_file_is_named(tmp_path):
     write(path, found)
     assert read(path) == found
     sound = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in sound.items() if name not in SINCE}))
+    assert read(path) == dataclasses.replace(found, labels=(), class_names=())  # as earlier versions wrote it
     for change, said in (
         ({"variants": {"student": {"hits": {}}}}, "is no study"),
         ({"variants": []}, "is no study"),
         ({"groups": ["a", "b"]}, "holds no hits of 2 clips"),
+        ({"labels": [0]}, "labels: found 1 of 4 names, wanted one of each of 8 clips, among 4 classes"),
+        ({"labels": [4] * 8}, "labels: found 8 of 4 names"),
+        ({"class_names": []}, "labels: found 8 of 0 names"),
         (
             {"variants": {"student": {"stage": "student", "changes": [], "seconds": 1, "hits": {"0": "1111000x"}}}},
             "holds no hits of 8",
@@ -599,6 +630,17 @@ def test_the_commands_train_save_and_print(study, monkeypatch):
     document.write_text("before\n<!-- studies -->\nold\n<!-- end studies -->\nafter\n")
     shown = CliRunner().invoke(cli, ["table", "--studies", "studies", "--into", "a.md"]).output
     assert document.read_text() == f"before\n<!-- studies -->\n{shown}<!-- end studies -->\nafter\n"
+    document.write_text("<!-- night by class -->\n<!-- end night by class -->\n")
+    words = ["table", "--studies", "studies/night.json", "--by-class", "--into", "a.md"]
+    shown = CliRunner().invoke(cli, words).output
+    assert document.read_text() == f"<!-- night by class -->\n{shown}<!-- end night by class -->\n"
+    tested = [clip.label for clip in study.clips()]
+    assert found.labels == tuple(tested)
+    assert [row.split(" | ")[1] for row in shown.splitlines() if row.startswith("| the night")] == [
+        name for label, name in enumerate(found.class_names) if label in tested
+    ]
+    result = CliRunner().invoke(cli, ["table", "--by-class"])
+    assert (result.exit_code, "--by-class goes with --studies" in result.output) == (2, True)
 
 
 def test_a_saved_study_names_no_folder_of_its_machine(study, tmp_path):

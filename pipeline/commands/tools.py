@@ -149,7 +149,8 @@ def cost(
 @click.argument("runs", nargs=-1, shell_complete=run_names)
 @click.option("--into", type=PATH, help="Also write the tables into this document, between its markers.")
 @click.option("--paper", is_flag=True, help="Print the paper's Tables 1 to 4 with all evaluated runs beside them.")
-@click.option("--studies", type=FOLDER, help="Print the studies in this folder, which `dlkdd study save` wrote.")
+@click.option("--studies", type=PATH, help="Print the studies in this folder or file, which `dlkdd study save` wrote.")
+@click.option("--by-class", is_flag=True, help="Of --studies: the clips of each class alone.")
 @click.option(
     "--format",
     "form",
@@ -158,11 +159,19 @@ def cost(
     help="Of --paper and --studies. [markdown]",
 )
 @params_option
-def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path | None, form: str, params: Path) -> None:
+def table(
+    runs: tuple[str, ...],
+    into: Path | None,
+    paper: bool,
+    studies: Path | None,
+    by_class: bool,
+    form: str,
+    params: Path,
+) -> None:
     """Print the results of RUNS (default: all of params.yaml) and where their files lie.
 
-    With --studies FOLDER and --into, tables go between the lines `<!-- NAME -->` and `<!-- end NAME -->`, NAME being
-    the last part of FOLDER.
+    With --studies and --into, tables go between the lines `<!-- NAME -->` and `<!-- end NAME -->`, NAME being the
+    folder's name, or the file's without .json; with --by-class `NAME by class`.
 
     \b
     Examples:
@@ -170,14 +179,17 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path |
       dlkdd table --paper --format latex
       dlkdd table --studies docs/results/studies
       dlkdd table --studies docs/results/studies --into docs/results.md
+      dlkdd table --studies docs/results/studies/arid-forward.json --by-class
     """  # noqa: D301
-    from pipeline.studies.table import read_studies
+    from pipeline.studies.table import class_table, read_studies
     from pipeline.studies.table import tables as study_tables
     from pipeline.tables.paper_runs import read_runs
     from pipeline.tables.paper_tables import build_tables
     from pipeline.tables.paper_text import as_latex, as_markdown
     from pipeline.tables.run_table import as_text, read_results, write_block, write_into
 
+    if by_class and studies is None:
+        raise click.UsageError("--by-class goes with --studies; `dlkdd report` has the classes of a run")
     if paper or studies is not None:
         if runs or (paper and (into is not None or studies is not None)):
             raise click.UsageError(
@@ -186,10 +198,15 @@ def table(runs: tuple[str, ...], into: Path | None, paper: bool, studies: Path |
             )
         if into is not None and form == "latex":
             raise click.UsageError("--into writes Markdown; leave --format latex out")
-        tables = build_tables(read_runs(Path("data"))) if studies is None else study_tables(read_studies(studies))
+        if studies is None:
+            tables = build_tables(read_runs(Path("data")))
+        else:
+            found = read_studies(studies)
+            tables = [class_table(found)] if by_class else study_tables(found)
         click.echo(as_latex(tables) if form == "latex" else as_markdown(tables))
         if into is not None and studies is not None:
-            write_block(into, studies.resolve().name, as_markdown(tables))
+            name = studies.resolve().name.removesuffix(".json") + (" by class" if by_class else "")
+            write_block(into, name, as_markdown(tables))
         return
     for run in runs or read_params(params)["runs"]:
         folder = Path("data") / run

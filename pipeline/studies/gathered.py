@@ -45,11 +45,12 @@ def gather(study: Study, words: Words, *, scenes: Mapping[str, str]) -> Saved:
         settings = settings_for(params, variant.changes, seed=record["seed"])
         require_origin(path, record, made_from(study, variant, settings))
     train = of_subset(read_clips(study.clip_index), "train")
+    names = class_names_in(read_clips(study.clip_index))
     identity = sorted((clip.id, clip.label, clip.subset) for clip in (*train, *clips))
     return Saved(
         **asdict(words),
         subset=study.subset,
-        classes=len(class_names_in(read_clips(study.clip_index))),
+        classes=len(names),
         train_clips=len(train),
         clips_sha256=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
         mean_luma=round(float(np.mean([clip.mean_luma for clip in clips])), 2),
@@ -62,6 +63,8 @@ def gather(study: Study, words: Words, *, scenes: Mapping[str, str]) -> Saved:
             for folder in folders
             if any(path.parent == folder for path in records)
         },
+        class_names=names,
+        labels=tuple(int(clip.label) for clip in clips),
     )
 
 

@@ -78,6 +78,11 @@ def pooled(studies: Sequence[Saved]) -> Saved:
                 f"{other.title}: found {other.subset} clips of {other.classes} classes, wanted those of {first.title}, "
                 f"{first.subset} and {first.classes}, {said}"
             )
+        if other.class_names and first.class_names and other.class_names != first.class_names:
+            raise ValueError(
+                f"{other.title}: classes: found {', '.join(other.class_names)}, wanted those of {first.title}, "
+                f"{', '.join(first.class_names)}, {said}"
+            )
         found, wanted = _first_difference(_of_trainings(other), _of_trainings(first))
         if found != wanted:
             raise ValueError(f"{other.title}: settings: found {found}, wanted {wanted} of {first.title}, {said}")
@@ -95,6 +100,7 @@ def pooled(studies: Sequence[Saved]) -> Saved:
             hits={seed: "".join(part.hits[seed] for part in parts) for seed in sorted(seeds, key=int)},
         )
     sizes = [len(study.groups) for study in studies]
+    labelled = all(study.labels for study in studies)
     return dataclasses.replace(
         first,
         title=first.pool,
@@ -107,6 +113,8 @@ def pooled(studies: Sequence[Saved]) -> Saved:
         commit=_both(*(study.commit for study in studies)),
         hardware=_both(*(study.hardware for study in studies)),
         variants=variants,
+        class_names=first.class_names if labelled else (),
+        labels=tuple(label for study in studies for label in study.labels) if labelled else (),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from pipeline.clips.files import replacing
 from pipeline.mapping_file import read_json
 
 REMEDY = "save the study again"
+SINCE = {"class_names": (), "labels": ()}
+"""What files of earlier versions lack."""
 UNKNOWN = "clip:"
 """Begins the group of a clip whose scene is unknown."""
 
@@ -66,6 +68,9 @@ class Saved(Words):
     settings: Mapping[str, Any]
     """Sections of params.yaml."""
     variants: Mapping[str, Trained]
+    class_names: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    """Of each clip, its class's position among the names; both are empty in files of earlier versions."""
 
     def words(self) -> Words:
         """What the study could not tell of itself."""
@@ -75,6 +80,18 @@ class Saved(Words):
         """Seeds that all these variants were trained with."""
         kept = [self.variants[name].hits if name in self.variants else {} for name in variants]
         return sorted(set.intersection(*map(set, kept)), key=int)
+
+    def of_class(self, label: int) -> "Saved":
+        """What was found of the clips of one class."""
+        chosen = [place for place, found in enumerate(self.labels) if found == label]
+        variants = {
+            name: replace(
+                trained, hits={seed: "".join(hits[place] for place in chosen) for seed, hits in trained.hits.items()}
+            )
+            for name, trained in self.variants.items()
+        }
+        groups = tuple(self.groups[place] for place in chosen)
+        return replace(self, groups=groups, labels=(label,) * len(chosen), variants=variants)
 
     def hits(self, variant: str, seeds: Sequence[str]) -> NDArray[np.float64]:
         """(S, N) of these seeds and all clips: 1 where the answer was right."""
@@ -95,7 +112,7 @@ def read(path: Path) -> Saved:
         OSError: it cannot be read.
     """
     fields = Saved.__dataclass_fields__
-    content = read_json(path, remedy=REMEDY, keys=tuple(fields))
+    content = SINCE | read_json(path, remedy=REMEDY, keys=tuple(name for name in fields if name not in SINCE))
     try:
         variants = {
             name: Trained(
@@ -107,7 +124,9 @@ def read(path: Path) -> Saved:
             for name, found in content["variants"].items()
         }
         saved = Saved(
-            **{name: content[name] for name in fields} | {"variants": variants, "groups": tuple(content["groups"])}
+            **{name: content[name] for name in fields}
+            | {"variants": variants}
+            | {name: tuple(content[name]) for name in ("groups", "class_names", "labels")}
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is no study ({error!r}); {REMEDY}") from error
@@ -115,4 +134,10 @@ def read(path: Path) -> Saved:
         for seed, hits in trained.hits.items():
             if not seed.isdecimal() or len(hits) != len(saved.groups) or set(hits) - {"0", "1"}:
                 raise ValueError(f"{path}: {name}, seed {seed}: holds no hits of {len(saved.groups)} clips; {REMEDY}")
+    known = len(saved.class_names) == saved.classes and len(saved.labels) == len(saved.groups)
+    if (saved.class_names or saved.labels) and not (known and set(saved.labels) <= set(range(saved.classes))):
+        raise ValueError(
+            f"{path}: labels: found {len(saved.labels)} of {len(saved.class_names)} names, wanted one of each of "
+            f"{len(saved.groups)} clips, among {saved.classes} classes; {REMEDY}"
+        )
     return saved

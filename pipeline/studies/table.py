@@ -21,24 +21,21 @@ LIGHT = (("teacher", "dark-teacher"), ("dark-teacher", "baseline"))
 CONTROLLED = tuple(("student", name) for name in CONTROLS) + tuple((name, "baseline") for name in CONTROLS)
 
 
-def read_studies(folder: Path) -> list[Saved]:
-    """All studies in a folder, by file name.
+def read_studies(place: Path) -> list[Saved]:
+    """The study of a file, or all in a folder, by file name.
 
     Raises:
         ValueError: there is none, or a file holds none.
     """
-    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    found = [read(path) for path in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
     if not found:
-        raise ValueError(f"{folder}: holds no study; save one with `dlkdd study save`")
+        raise ValueError(f"{place}: holds no study; save one with `dlkdd study save`")
     return found
 
 
 def tables(studies: Sequence[Saved]) -> list[Table]:
     """The claim, and the controls and further variants where a study has them."""
-    rows = []
-    for pool in dict.fromkeys(study.pool for study in studies):
-        members = [study for study in studies if study.pool == pool]
-        rows += [*members, pooled(members)] if pool and len(members) > 1 else members
+    rows = _with_pools(studies)
     # One of further variants alone stands below; but the first table is never empty, since the notes belong to it.
     compared = [study for study in rows if any(name in study.variants for name in MODELS)] or rows
     main = _table("Student, teacher and baseline", compared, MODELS, ORDER, notes=tuple(map(_note, rows)))
@@ -55,6 +52,40 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
         CONTROLLED,
     )
     return [main, *(table for table in (light, controls, _further(rows)) if table.rows)]
+
+
+def class_table(studies: Sequence[Saved]) -> Table:
+    """The claim for the clips of each class alone.
+
+    Raises:
+        ValueError: a study was saved by a version that kept no labels.
+    """
+    rows = []
+    for study in _with_pools(studies):
+        if not study.labels:
+            raise ValueError(f"{study.title}: labels: found none, wanted those of the clips; save the study again")
+        for label, name in enumerate(study.class_names):
+            part = study.of_class(label)
+            if part.groups:
+                compared = *(_share(part, model) for model in MODELS), *(_difference(part, *pair) for pair in ORDER)
+                rows.append((study.title, name, _counts(part), *compared))
+    differences = len(rows) * len(ORDER)
+    notes = (
+        f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds; of {differences} differences "
+        f"that are none, about {0.05 * differences:.1f} stand in an interval without zero by chance, and more of fewer "
+        f"than {FEW_SCENES} scenes or {FEW_SEEDS} seeds, whose intervals are too narrow",
+    )
+    header = ("data", "class", "clips / scenes", *MODELS, *(f"{first} - {second}" for first, second in ORDER))
+    return Table(title="By class", header=header, rows=tuple(rows), notes=notes)
+
+
+def _with_pools(studies: Sequence[Saved]) -> list[Saved]:
+    """The studies, and what several of them are together behind these."""
+    rows: list[Saved] = []
+    for pool in dict.fromkeys(study.pool for study in studies):
+        members = [study for study in studies if study.pool == pool]
+        rows += [*members, pooled(members)] if pool and len(members) > 1 else members
+    return rows
 
 
 def _further(studies: Sequence[Saved]) -> Table:
@@ -88,7 +119,7 @@ def _table(
     rows = [
         (
             study.title,
-            f"{len(study.groups)} / {len(_known_scenes(study)) or 'unknown'}",
+            _counts(study),
             *(_share(study, name) for name in variants),
             *(_difference(study, *pair) for pair in pairs),
         )
@@ -127,6 +158,10 @@ def _cell(found: Estimate | None, sign: str) -> str:
         return DASH
     spread = f"{found.low:{sign}.3f} to {found.high:{sign}.3f}" if min(found.seeds, found.groups) > 1 else DASH
     return f"{found.mean:{sign}.3f} ({spread}) x{found.seeds}"
+
+
+def _counts(study: Saved) -> str:
+    return f"{len(study.groups)} / {len(_known_scenes(study)) or 'unknown'}"
 
 
 def _known_scenes(study: Saved) -> set[str]:
