@@ -465,6 +465,62 @@ def test_the_clips_of_each_class_are_compared_alone():
         class_table([dataclasses.replace(found, labels=(), class_names=())])
 
 
+def lit_and_dark():
+    lit = dataclasses.replace(
+        saved(student=("11111111", "11111100"), baseline=("11111100", "11111100"), teacher=("11110000",)),
+        title="day",
+        mean_luma=80.0,
+        settings={"render": {"exposure_ev": 0.0}, "student": {"lr": 1}},
+    )
+    dark = dataclasses.replace(
+        saved(student=("11111100", "11110000"), baseline=("11000000", "11000000", "11110000")),
+        settings={"render": {"exposure_ev": -5.0}, "student": {"lr": 1}},
+    )
+    return lit, dark
+
+
+def test_darkness_costs_what_the_same_trainings_lose_on_the_same_clips():
+    lit, dark = lit_and_dark()
+    dusk = dataclasses.replace(dark, title="dusk", mean_luma=40.0, variants=lit.variants)
+    (costs,) = (table for table in tables([dark, lit, dusk]) if table.title.startswith("What darkness costs"))
+    assert [row[:2] for row in costs.rows] == [("day to dusk", "8 / 4"), ("day to night", "8 / 4")]
+    cells = dict(zip(costs.header, costs.rows[1], strict=True))
+    # of the student by seed 8 to 6 and 6 to 4, of the baseline 6 to 2 twice
+    assert cells["student"].startswith("-0.250 (")
+    assert cells["baseline"].startswith("-0.500 (")
+    assert cells["baseline"].endswith(" x2")
+    assert cells["student - baseline"].startswith("+0.250 (")
+    assert (cells["teacher"], cells["student - teacher"]) == ("-", "-")
+    assert costs.rows[0][2] == "+0.000 (+0.000 to +0.000) x2"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clips_sha256": "1" * 64},
+        {"groups": tuple("aaaaaaab")},
+        {"subset": "holdout"},
+        {"settings": {"render": {"exposure_ev": -5.0}, "student": {"lr": 2}}},
+        {"mean_luma": 79.9},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_nothing_else_than_darkness_is_said_to_cost(other):
+    lit, dark = lit_and_dark()
+    assert len(tables([lit, dark])) == 2
+    assert len(tables([lit, dataclasses.replace(dark, **other)])) == 1
+
+
+def test_splits_in_the_dark_are_compared_with_splits_in_the_light_all_together():
+    (lit, dark), late = lit_and_dark(), {"clips_sha256": "1" * 64}
+    days = [dataclasses.replace(lit, pool="days"), dataclasses.replace(lit, pool="days", title="late", **late)]
+    nights = [dataclasses.replace(dark, pool="nights"), dataclasses.replace(dark, pool="nights", title="l", **late)]
+    (costs,) = (table for table in tables([*nights, *days]) if table.title.startswith("What darkness costs"))
+    assert [row[:2] for row in costs.rows] == [("days to nights", "16 / 4")]
+    days[1] = dataclasses.replace(days[1], clips_sha256="2" * 64)
+    assert len(tables([*nights, *days])) == 1
+
+
 def test_splits_of_one_data_set_share_a_row():
     first = dataclasses.replace(saved(student=("11110000", "11111111"), baseline=("11110000",)), pool="all nights")
     second = dataclasses.replace(

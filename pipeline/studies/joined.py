@@ -1,6 +1,7 @@
 """Several saved studies as one: trainings of several machines, and splits of one data set."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,19 @@ def _joined(name: str, kept: Trained, new: Trained) -> Trained:
     )
 
 
+def in_other_light(first: Saved, second: Saved) -> bool:
+    """Whether two studies are of the same clips and settings, but for the light."""
+    settings = [_of_trainings(study) for study in (first, second)]
+    for values in settings:
+        values.pop("render.exposure_ev", None)
+    lumas = sorted((first.mean_luma, second.mean_luma))
+    return (
+        (first.subset, first.clips_sha256, first.groups) == (second.subset, second.clips_sha256, second.groups)
+        and settings[0] == settings[1]
+        and lumas[1] - lumas[0] > SAME_LIGHT * lumas[1]
+    )
+
+
 def pooled(studies: Sequence[Saved]) -> Saved:
     """Several splits of a data set as one study, of the variants and seeds that all have.
 
@@ -108,6 +122,7 @@ def pooled(studies: Sequence[Saved]) -> Saved:
         pool="",
         train_clips=round(sum(study.train_clips for study in studies) / len(studies)),
         mean_luma=round(float(np.average([study.mean_luma for study in studies], weights=sizes)), 2),
+        clips_sha256=hashlib.sha256(" ".join(study.clips_sha256 for study in studies).encode()).hexdigest(),
         groups=tuple(group for study in studies for group in study.groups),
         recipes=max(study.recipes for study in studies),
         commit=_both(*(study.commit for study in studies)),

@@ -1,11 +1,14 @@
 """Studies as tables: the paper's Table 4, and what a gain has to be more than."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.studies.bootstrap import Estimate, bootstrap
-from pipeline.studies.joined import pooled
+from pipeline.studies.joined import in_other_light, pooled
 from pipeline.studies.saved import UNKNOWN, Saved, read
 from pipeline.studies.variants import VARIANTS
 from pipeline.tables.paper_rows import DASH, MODELS
@@ -51,7 +54,53 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
         ("student", *CONTROLS),
         CONTROLLED,
     )
-    return [main, *(table for table in (light, controls, _further(rows)) if table.rows)]
+    return [main, *(table for table in (light, controls, _darkness(rows), _further(rows)) if table.rows)]
+
+
+def _darkness(studies: Sequence[Saved]) -> Table:
+    """What the same clips, darker, take from each model: the lightest study of some clips beside each darker one."""
+    titles = {study.title for study in studies}
+    # Splits are compared together.
+    whole = sorted((study for study in studies if study.pool not in titles), key=lambda study: -study.mean_luma)
+    rows: list[tuple[str, ...]] = []
+    for place, dark in enumerate(whole):
+        lit = next((study for study in whole[:place] if in_other_light(study, dark)), None)
+        if lit is None or not any(set(lit.seeds(name)) & set(dark.seeds(name)) for name in MODELS):
+            continue
+        costs = {name: _cost(lit, dark, name) for name in MODELS}
+        rows.append(
+            (
+                f"{lit.title} to {dark.title}",
+                _counts(dark),
+                *(_cell(_estimate(costs[name], dark), "+") for name in MODELS),
+                *(_cell(_estimate(_minus(costs[first], costs[second]), dark), "+") for first, second in ORDER),
+            )
+        )
+    header = ("data", "clips / scenes", *MODELS, *(f"{first} - {second}" for first, second in ORDER))
+    return Table(
+        title="What darkness costs: top-1 on the darker clips minus on the lighter",
+        header=header,
+        rows=tuple(rows),
+        notes=(),
+    )
+
+
+def _cost(lit: Saved, dark: Saved, variant: str) -> dict[str, NDArray[np.float64]]:
+    """Of each common seed, (N,) of the clips: a hit in the dark minus the one in the light."""
+    seeds = [seed for seed in lit.seeds(variant) if seed in dark.seeds(variant)]
+    return {seed: dark.hits(variant, [seed])[0] - lit.hits(variant, [seed])[0] for seed in seeds}
+
+
+def _minus(
+    first: Mapping[str, NDArray[np.float64]], second: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    return {seed: first[seed] - second[seed] for seed in first if seed in second}
+
+
+def _estimate(values: Mapping[str, NDArray[np.float64]], study: Saved) -> Estimate | None:
+    if not values:
+        return None
+    return bootstrap(np.array(list(values.values())), study.groups, resamples=RESAMPLES, seed=DRAWS_SEED)
 
 
 def class_table(studies: Sequence[Saved]) -> Table:
