@@ -87,6 +87,12 @@ def test_frames_keep_their_times(tmp_path):
     assert measure_length(tmp_path / "out" / "a.mp4").seconds == 3
 
 
+def test_pixels_keep_their_shape(tmp_path):
+    write_video(tmp_path / "a.mp4", np.full((3, 24, 32, 3), 16, np.uint8), fps=25, pixel_shape=Fraction(12, 11))
+    brightened(tmp_path / "a.mp4", tmp_path / "out")
+    assert {frame.pixel_shape for frame in read_frames(tmp_path / "out" / "a.mp4")} == {Fraction(12, 11)}
+
+
 def test_an_odd_last_row_and_column_are_cut(tmp_path):
     dark = np.full((3, 25, 33, 3), 16, dtype=np.uint8)
     write_video(tmp_path / "a.mkv", dark, fps=30, lossless=True)

@@ -210,6 +210,18 @@ def test_frames_of_a_variable_rate_keep_their_times(lit_folder, tmp_path):
     assert means[-1] < 180
 
 
+def test_pixels_keep_their_shape(lit_folder, tmp_path):
+    """As analogue cameras' recorders write them."""
+    write_video(lit_folder / "wide.mp4", flat(frames=3), fps=25, pixel_shape=Fraction(12, 11))
+    with write_stream(lit_folder / "variable.mp4") as add:
+        for time in (Fraction(0), Fraction(1, 25), Fraction(1)):
+            add(flat(frames=1)[0], time, Fraction(1, 25), Fraction(59, 54))
+    out = tmp_path / "dark"
+    darken_video_folder(lit_folder, out, exposure_ev=-1.0, seed=3)
+    found = {name: next(read_frames(out / name)).pixel_shape for name in ("wide.mp4", "variable.mp4", "c.mp4")}
+    assert found == {"wide.mp4": Fraction(12, 11), "variable.mp4": Fraction(59, 54), "c.mp4": 1}
+
+
 def test_darkening_depends_on_neither_order_nor_number_of_videos(lit_folder, tmp_path):
     names = darken_video_folder(lit_folder, tmp_path / "all", exposure_ev=-4.0, seed=3)
     (lit_folder / "Jump" / "a.mp4").unlink()

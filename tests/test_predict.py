@@ -495,6 +495,17 @@ def test_a_rotated_video_is_seen_and_drawn_as_a_player_shows_it(tmp_path, make_v
     assert (info.height, info.width, info.rotation) == (320, 240, 0)
 
 
+def test_a_turned_video_of_pixels_that_are_no_squares_is_drawn_as_a_player_shows_it(tmp_path, checkpoint):
+    frames = np.full((8, 48, 64, 3), 60, np.uint8)
+    write_video(tmp_path / "a.mp4", frames, fps=25, pixel_shape=Fraction(12, 11))
+    ffmpeg("-i", tmp_path / "a.mp4", "-c", "copy", "-metadata:s:v", "rotate=90", tmp_path / "turned.mp4")
+    for name, shape in (("a.mp4", Fraction(12, 11)), ("turned.mp4", Fraction(11, 12))):
+        assert {frame.pixel_shape for frame in read_frames(tmp_path / name)} == {shape}
+        predict(checkpoint, tmp_path / name, "--save-video", tmp_path / "seen.mp4")
+        assert {frame.pixel_shape for frame in read_frames(tmp_path / "seen.mp4")} == {shape}
+        (tmp_path / "seen.mp4").unlink()
+
+
 def test_a_short_video_is_looped_and_says_so(tmp_path, make_video, checkpoint):
     frames = make_video(tmp_path / "a.mp4", num_frames=3)
     make_video(tmp_path / "one.mp4", num_frames=1)

@@ -666,6 +666,7 @@ def test_an_overlay_that_cannot_keep_up_leaves_frames_out_and_never_waits(tmp_pa
     labelling = Labelling(class_names=("a", "b"), top=1, threshold=0.0)
     with open_live_overlay(tmp_path / "seen.mp4", labelling, colour_range="auto") as overlay:
         for index in range(10 * WAITING_FRAMES):
-            overlay.offer(picture, index / 30)
+            overlay.offer(picture, index / 30, Fraction(12, 11))
     assert overlay.left_out > 0
+    assert {frame.pixel_shape for frame in read_frames(tmp_path / "seen.mp4")} == {Fraction(12, 11)}
     assert probe(tmp_path / "seen.mp4").num_frames == 10 * WAITING_FRAMES - overlay.left_out

@@ -75,22 +75,23 @@ def darken_video_folder(
 
 
 def _darken_video(source: Path, target: Path, camera: LowLight, noise: np.random.Generator, *, crf: int) -> None:
-    """Write a dark copy, in which every frame has its time.
+    """Write a dark copy, in which every frame has its time and pixels have their shape.
 
     Raises:
         ValueError: the source does not decode.
         OSError: the copy cannot be written.
     """
     frames, fps = decode(source), _frame_rate(source)
-    shown = [(frame.time, frame.lasts) for frame in read_frames(source)]
+    shown = [(frame.time, frame.lasts, frame.pixel_shape) for frame in read_frames(source)]
     dark = darken(frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2], camera, noise)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if all(abs(time * fps - index) < OFF_BEAT for index, (time, _) in enumerate(shown)):
-        write_video(target, dark, fps=fps, crf=crf)
+    if all(abs(time * fps - index) < OFF_BEAT for index, (time, *_) in enumerate(shown)):
+        shape = shown[0][2]
+        write_video(target, dark, fps=fps, crf=crf, pixel_shape=None if shape == 1 else shape)
         return
     with write_stream(target, crf=crf) as add:
-        for pixels, (time, lasts) in zip(dark, shown, strict=True):
-            add(pixels, time, lasts)
+        for pixels, of_frame in zip(dark, shown, strict=True):
+            add(pixels, *of_frame)
 
 
 def _find_videos(root: Path, out: Path) -> dict[str, Path]:

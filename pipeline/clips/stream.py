@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
@@ -20,10 +20,13 @@ from pipeline.clips.catch_up import CatchUp
 from pipeline.clips.live_address import DEVICE
 from pipeline.clips.video import CONTAINERS, SCALER, Frames, frames_of, open_video, set_up_decoder
 from pipeline.clips.video_files import refuse_pictures
-from pipeline.clips.video_stream import video_stream
+from pipeline.clips.video_stream import pixel_shape, video_stream
 
 GUESSED_RATE = Fraction(30)
 """Frames a second where a file tells none; ARID's."""
+
+SQUARE = Fraction(1)
+"""The shape of a pixel, width over height, where nothing else is said."""
 
 TICKS = 90_000
 """Time stamps a second in written videos, as in MPEG's transport streams."""
@@ -48,6 +51,8 @@ class TimedFrame:
     """Seconds until the next frame; of the last frame that it stays, as far as the file tells."""
     picture: Any
     """An av.VideoFrame, for a FrameConverter."""
+    pixel_shape: Fraction
+    """Width over height of its pixels, oriented."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,8 @@ class LiveFrame:
     """Seconds by which reading has fallen behind the sender."""
     picture: Any
     """An av.VideoFrame, for a FrameConverter."""
+    pixel_shape: Fraction
+    """Width over height of its pixels, oriented."""
 
 
 def read_frames(path: Path) -> Iterator[TimedFrame]:
@@ -116,9 +123,18 @@ def has_sound(path: Path) -> bool:
         return bool(container.streams.audio)
 
 
-AddFrame = Callable[[Frames, Fraction, Fraction], None]
-"""(frame, time, duration) -> nothing. Frames are uint8 (H, W, 3) RGB, H and W even and the same for all; times and
-durations in seconds, times growing."""
+class AddFrame(Protocol):
+    """Adds a frame to a video that is written."""
+
+    def __call__(self, pixels: Frames, time_sec: Fraction, lasts: Fraction, shape: Fraction = SQUARE, /) -> None:
+        """Add it.
+
+        Args:
+            pixels: uint8 (H, W, 3) RGB, H and W even and the same for all.
+            time_sec: growing.
+            lasts: seconds.
+            shape: width over height of a pixel; the first frame's counts for all.
+        """
 
 
 @contextlib.contextmanager
@@ -193,7 +209,13 @@ class LiveVideo:
                     self.catch_up.restart()
                 first = stamp if first is None else first
                 last = stamp
-                yield LiveFrame(time=stamp - first, segment=segment, lag=self.catch_up.lag, picture=picture)
+                yield LiveFrame(
+                    time=stamp - first,
+                    segment=segment,
+                    lag=self.catch_up.lag,
+                    picture=picture,
+                    pixel_shape=pixel_shape(self._stream, picture),
+                )
 
     def _drops(self, packet: Any, now: float) -> bool:
         stamp = packet.dts if packet.pts is None else packet.pts
@@ -265,7 +287,8 @@ def _frames_of(path: Path) -> Iterator[TimedFrame]:
             if waiting is not None:
                 yield dataclasses.replace(waiting, lasts=time_sec - waiting.time)
             lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else spacing
-            waiting = TimedFrame(index=index, time=time_sec, lasts=lasts, picture=frame)
+            shape = pixel_shape(stream, frame)
+            waiting = TimedFrame(index=index, time=time_sec, lasts=lasts, picture=frame, pixel_shape=shape)
         if waiting is not None:
             yield waiting
 
@@ -284,9 +307,9 @@ class _Encoder:
     def started(self) -> bool:
         return self._stream is not None
 
-    def add(self, pixels: Frames, time_sec: Fraction, lasts: Fraction) -> None:
+    def add(self, pixels: Frames, time_sec: Fraction, lasts: Fraction, shape: Fraction = SQUARE, /) -> None:
         if self._stream is None:
-            self._start(pixels)
+            self._start(pixels, shape)
         frame = self._scaler.reformat(
             av.VideoFrame.from_ndarray(pixels, format="rgb24"),
             format="yuv420p",
@@ -304,11 +327,12 @@ class _Encoder:
         if self.started:
             self._container.mux(self._stream.encode())
 
-    def _start(self, pixels: Frames) -> None:
+    def _start(self, pixels: Frames, shape: Fraction) -> None:
         self._stream = self._container.add_stream("libx264", rate=GUESSED_RATE, options=self._options)
         self._stream.height, self._stream.width = pixels.shape[:2]
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
+        context.sample_aspect_ratio = shape
         context.time_base = Fraction(1, TICKS)
         # Else the last frame lasts as long as the rate says, which here says nothing.
         context.flags |= av.codec.context.Flags.frame_duration

@@ -275,7 +275,15 @@ class _Kept:
         return self._frames
 
 
-def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 18, lossless: bool = False) -> None:
+def write_video(
+    path: Path,
+    frames: Frames,
+    *,
+    fps: int | Fraction,
+    crf: int = 18,
+    lossless: bool = False,
+    pixel_shape: Fraction | None = None,
+) -> None:
     """Write frames as H.264, whole or not at all. The same frames give the same bytes.
 
     Args:
@@ -284,6 +292,7 @@ def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 1
         fps: frames a second.
         crf: x264's constant rate factor, 0 (best) to 51.
         lossless: keep every RGB code (libx264rgb, crf 0).
+        pixel_shape: width over height of a pixel; None says nothing of it, which players take for 1.
 
     Raises:
         ValueError: frames of another shape or type.
@@ -299,7 +308,7 @@ def write_video(path: Path, frames: Frames, *, fps: int | Fraction, crf: int = 1
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         with telling_full_disk(path, written=partial):
-            _write_whole(partial, frames, Fraction(fps), crf=0 if lossless else crf, lossless=lossless)
+            _write_whole(partial, frames, Fraction(fps), pixel_shape, crf=0 if lossless else crf, lossless=lossless)
             os.replace(partial, path)
     except av.FFmpegError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
@@ -312,11 +321,13 @@ def av_version() -> str:
     return str(av.__version__)
 
 
-def _write_whole(path: Path, frames: Frames, fps: Fraction, *, crf: int, lossless: bool) -> None:
+def _write_whole(
+    path: Path, frames: Frames, fps: Fraction, pixel_shape: Fraction | None, *, crf: int, lossless: bool
+) -> None:
     try:
         # A path that begins like an address must not be taken for one.
         with av.open(f"file:{path}", "w") as container:
-            _encode(container, frames, fps, crf=crf, lossless=lossless)
+            _encode(container, frames, fps, pixel_shape, crf=crf, lossless=lossless)
         with path.open("rb") as written:
             os.fsync(written.fileno())
     except av.FFmpegError as error:
@@ -325,13 +336,17 @@ def _write_whole(path: Path, frames: Frames, fps: Fraction, *, crf: int, lossles
         raise OSError(error.errno, error.strerror) from error
 
 
-def _encode(container: Any, frames: Frames, fps: Fraction, *, crf: int, lossless: bool) -> None:
+def _encode(
+    container: Any, frames: Frames, fps: Fraction, pixel_shape: Fraction | None, *, crf: int, lossless: bool
+) -> None:
     # One thread: x264's threads change its decisions, and so the bytes.
     stream = container.add_stream(
         "libx264rgb" if lossless else "libx264", rate=fps, options={"crf": str(crf), "threads": "1"}
     )
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+    if pixel_shape is not None:
+        stream.codec_context.sample_aspect_ratio = pixel_shape
     if not lossless:
         stream.codec_context.color_range = ColorRange.MPEG
     scaler = VideoReformatter()

@@ -30,9 +30,9 @@ def brighten_videos(
 ) -> list[Path]:
     """Enhance one video, or every video below a folder, at the size and frame rate that it has.
 
-    Files that are there already are replaced, each in one step. Every frame keeps its time, sound is left out. An odd
-    last row or column is cut, because H.264 shares colour between pixel pairs. One frame at a time is decoded,
-    enhanced and coded, so memory does not grow with a video's length.
+    Files that are there already are replaced, each in one step. Every frame keeps its time and pixels their shape,
+    sound is left out. An odd last row or column is cut, because H.264 shares colour between pixel pairs. One frame at a
+    time is decoded, enhanced and coded, so memory does not grow with a video's length.
 
     Args:
         source: a video, or a folder that is searched to any depth.
@@ -141,7 +141,8 @@ def _brighten(
         for frame in read_frames(video):
             dark = convert(frame.picture)
             even = np.ascontiguousarray(dark[: dark.shape[0] // 2 * 2, : dark.shape[1] // 2 * 2])
-            add(enhance_pixels(enhancer, even[None], device=device)[0], frame.time, frame.lasts)
+            bright = enhance_pixels(enhancer, even[None], device=device)[0]
+            add(bright, frame.time, frame.lasts, frame.pixel_shape)
 
 
 def _spread_frames(videos: Sequence[Path], count: int) -> list[Frames]:

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.clips.stream import GUESSED_RATE, write_stream
+from pipeline.clips.stream import GUESSED_RATE, SQUARE, write_stream
 from pipeline.clips.video import FrameConverter
 from pipeline.inference.overlay import CRF, PRESET, Labelling, draw, prepare
 from pipeline.inference.predictor import Answer
@@ -28,7 +28,7 @@ class LiveOverlay:
         """Frames that came faster than they could be written."""
         self._target, self._labelling, self._colour_range = target, labelling, colour_range
         self._lines: list[tuple[str, float]] = []
-        self._waiting: queue.Queue[tuple[Any, float] | None] = queue.Queue(WAITING_FRAMES)
+        self._waiting: queue.Queue[tuple[Any, float, Fraction] | None] = queue.Queue(WAITING_FRAMES)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="live-overlay", daemon=True)
 
@@ -36,10 +36,10 @@ class LiveOverlay:
         """Begin to write what comes."""
         self._thread.start()
 
-    def offer(self, picture: Any, time_sec: float) -> None:
+    def offer(self, picture: Any, time_sec: float, pixel_shape: Fraction = SQUARE) -> None:
         """Hand over an av.VideoFrame; never waits."""
         try:
-            self._waiting.put_nowait((picture, time_sec))
+            self._waiting.put_nowait((picture, time_sec, pixel_shape))
         except queue.Full:
             self.left_out += 1
 
@@ -84,7 +84,7 @@ class LiveOverlay:
                     # A sender that came back with another picture size; a video has one.
                     picture = np.asarray(cv2.resize(picture, (shape[1], shape[0])), np.uint8)
                 time_sec = Fraction(item[1]).limit_denominator(1_000_000)
-                add(draw(picture, self._lines), time_sec, 1 / GUESSED_RATE)
+                add(draw(picture, self._lines), time_sec, 1 / GUESSED_RATE, item[2])
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 from pipeline.clips.live_address import shown_source
@@ -13,6 +14,9 @@ from pipeline.clips.stream import LiveFrame, LiveVideo, open_live
 from pipeline.clips.video import FrameConverter, Frames
 from pipeline.inference.windows import MOST_BYTES, Span
 from pipeline.training.checkpoint import Preprocessing
+
+AlsoSees = Callable[[Any, float, Fraction], None]
+"""(av.VideoFrame, seconds, width over height of its pixels) -> nothing."""
 
 LONGEST_WAIT_SEC = 30
 """Waits between tries double up to this."""
@@ -65,7 +69,7 @@ class LiveReader:
         retries: int,
         stop: threading.Event,
         tell: Callable[[str], None],
-        also: Callable[[Any, float], None] | None = None,
+        also: AlsoSees | None = None,
     ) -> None:
         """Keep the parts; `start` begins to read.
 
@@ -77,7 +81,7 @@ class LiveReader:
             retries: tries after one that gave no frame; a frame sets the count back.
             stop: ends the reading when it is set.
             tell: called in the thread with what the user should know, a line at a time.
-            also: called in the thread with every av.VideoFrame and its time; must not wait.
+            also: called in the thread with every frame; must not wait.
         """
         self.name = shown_source(source)
         self.counts = Counts()
@@ -216,7 +220,7 @@ class LiveReader:
         if video.finished_file:
             self._stop.wait(max(0.0, self._first_arrival + time_sec - now))
         if self._also is not None:
-            self._also(frame.picture, time_sec)
+            self._also(frame.picture, time_sec, frame.pixel_shape)
         seen = SeenFrame(
             number=self.counts.frames,
             time=time_sec,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.inference.live_reader import LiveReader, SeenFrame
+from pipeline.inference.live_reader import AlsoSees, LiveReader, SeenFrame
 from pipeline.inference.predictor import Answer, Predictor
 from pipeline.inference.windows import KeptFrame, Window, WindowRule, window_of
 
@@ -63,7 +63,7 @@ def follow(
     stop: threading.Event,
     on_answer: OnAnswer,
     tell: Callable[[str], None],
-    also: Callable[[Any, float], None] | None = None,
+    also: AlsoSees | None = None,
 ) -> Summary:
     """Answer a live stream until it ends, `stop` is set or the duration is over.
 
@@ -77,7 +77,7 @@ def follow(
         stop: set it to end.
         on_answer: called with each answer.
         tell: called with what the user should know, from another thread too; with the summary where an error follows.
-        also: called in the reading thread with every av.VideoFrame and its time; must not wait.
+        also: called in the reading thread with every frame; must not wait.
 
     Raises:
         ValueError: no picture comes, tries and all.

@@ -126,7 +126,8 @@ def write_overlay(
             if watch is not None:
                 watch(frame.time)
             picture = prepare(convert(frame.picture))
-            add(draw(picture, lines[bisect_right(changes, float(frame.time))]), frame.time, frame.lasts)
+            drawn = draw(picture, lines[bisect_right(changes, float(frame.time))])
+            add(drawn, frame.time, frame.lasts, frame.pixel_shape)
 
 
 def _text(name: str, probability: float) -> str:
