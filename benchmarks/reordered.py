@@ -7,14 +7,14 @@ the orders apart has to see motion, since each scene is in all four classes.
 `python benchmarks/studies.py pretext --root OUT` trains one, whose weights others can start from (`student.weights`).
 """
 
-from fractions import Fraction
 from pathlib import Path
 
 import click
 import numpy as np
 
+from pipeline.clips.darkened_folder import frame_rate
 from pipeline.clips.lists import find_video, read_list
-from pipeline.clips.video import decode, probe, write_video
+from pipeline.clips.video import decode, write_video
 
 ORDERS = ("forwards", "backwards", "swapped", "folded")
 
@@ -40,14 +40,18 @@ def main(videos, train, test, out):
     """Write the reordered videos of two lists, the new lists and the table of classes."""
     for order in ORDERS:
         (out / "videos" / order).mkdir(parents=True, exist_ok=True)
+    made: dict[str, str] = {}
     for subset, path in (("train", train), ("test", test)):
         lines = []
         for clip in read_list(path, videos=videos):
             found = find_video(videos, clip.path)
             source, name = videos / found, Path(found).with_suffix(".mp4").as_posix().replace("/", "_")
-            frames, fps = decode(source), Fraction(probe(source).fps).limit_denominator(1001)
+            if made.setdefault(name, found) != found:
+                raise click.ClickException(f"{found}: would be written as {name}, as {made[name]} is; rename one")
+            frames, fps = decode(source), frame_rate(source)
+            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
             for label, order in enumerate(ORDERS):
-                write_video(out / "videos" / order / name, reordered(frames, order), fps=fps)
+                write_video(out / "videos" / order / name, reordered(even, order), fps=fps)
                 lines.append(f"{len(lines)}\t{label}\t{order}/{name}\n")
         (out / f"{subset}.txt").write_text("".join(lines), encoding="utf-8")
     table = "".join(f"{label}\t{order}\n" for label, order in enumerate(ORDERS))

@@ -97,7 +97,7 @@ FIVE_VIEWS = "logits.views=5"
 STILL_LESS = ("teacher.remove_temporal_mean=true", "student.remove_temporal_mean=true")
 KINETICS = ("teacher.normalization=kinetics", "student.normalization=kinetics")
 WEIGHTS = "{pretrained}"
-"""Stands in a variant for the weights of the baseline of PRETRAINED."""
+"""Stands in a variant for the weights that its plan starts from, else those of the baseline of PRETRAINED."""
 ONE_PRETRAINED = "one pretrained network for all trainings"
 SEEN = (
     "; before, five recipes were tried on this split's test clips at -5 EV with one seed, and at -8 EV random weights "

@@ -102,6 +102,15 @@ def test_around_another_classifier_every_setting_stays_and_the_enhancer_is_a_fro
     assert all(torch.equal(one, two) and one is not two for one, two in zip(frozen, trained, strict=True))
 
 
+def test_a_precision_that_there_is_not_is_refused():
+    for make in (
+        lambda: Recogniser(Keep(), mean=MEAN, std=STD, precision="fp16"),
+        lambda: Recogniser(Keep(), mean=MEAN, std=STD).with_classifier(Keep(), precision="fp16"),
+    ):
+        with pytest.raises(ValueError, match="precision: found 'fp16', wanted one of fp32, bf16"):
+            make()
+
+
 def test_two_streams_need_an_enhancer():
     with pytest.raises(ValueError, match="dark_stream: two streams need an enhancer, found none"):
         Recogniser(Keep(), mean=MEAN, std=STD, dark_stream=DARK)

@@ -51,3 +51,16 @@ def test_the_lists_name_the_videos_of_their_order_and_both_subsets_stay_apart(tm
             means = decode(out / "videos" / line.path).mean(axis=(1, 2, 3))
             wanted = reordered.reordered(level + 12 * np.arange(8), names[ids.index(line.label)])
             assert np.abs(means - wanted).max() < 6
+
+
+def test_two_videos_of_one_new_name_are_refused(tmp_path):
+    for name in ("a/b_1.mp4", "a_b/1.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        write_video(tmp_path / name, np.zeros((4, 33, 32, 3), np.uint8), fps=30, lossless=True)
+    (tmp_path / "one.txt").write_text("0\t0\ta/b_1.mp4\n")
+    (tmp_path / "two.txt").write_text("0\t0\ta_b/1.mp4\n")
+    words = [tmp_path, tmp_path / "one.txt", tmp_path / "two.txt", tmp_path / "out"]
+    result = CliRunner().invoke(reordered.main, list(map(str, words)))
+    assert (result.exit_code, "a_b/1.mp4: would be written as a_b_1.mp4, as a/b_1.mp4 is" in result.output) == (1, True)
+    # an odd row is cut, and the first list was written whole
+    assert decode(tmp_path / "out/videos/folded/a_b_1.mp4").shape == (4, 32, 32, 3)

@@ -456,7 +456,16 @@ def test_the_clips_of_each_class_are_compared_alone():
         ("Wave", "2 / 1", "0.750", "0.250", "0.000", "+0.500", "+0.000"),
     ]
     assert table.rows[2][3:6] == ("0.250 (-) x2", "0.750 (-) x2", "0.000 (-) x1")
-    assert "of 9 differences that are none, about 0.5 stand in an interval without zero" in table.notes[0]
+    # The student, of one seed, and Wave, of one scene, have none.
+    assert (
+        "if none of the 2 differences with an interval were there, about 0.1 of them would stand in" in table.notes[0]
+    )
+    assert len(table.notes) == 1
+    apart = dataclasses.replace(found, groups=("clip:a", *found.groups[1:]))
+    assert (
+        class_table([apart]).notes[1]
+        == "clips of unknown scenes are drawn one by one: too narrow where they share some"
+    )
     # All classes together are all clips, as the bootstrap sees them.
     parts = [found.of_class(label) for label in range(4)]
     assert sum(part.hits("teacher", ["0", "1"]).sum() for part in parts) == found.hits("teacher", ["0", "1"]).sum()
@@ -492,6 +501,12 @@ def test_darkness_costs_what_the_same_trainings_lose_on_the_same_clips():
     assert cells["student - baseline"].startswith("+0.250 (")
     assert (cells["teacher"], cells["student - teacher"]) == ("-", "-")
     assert costs.rows[0][2] == "+0.000 (+0.000 to +0.000) x2"
+    assert costs.notes == ("the intervals of fewer than 8 seeds are too narrow",)
+    # Another study in that light, of other seeds, hides none.
+    others = {name: dataclasses.replace(found, hits={"9": "11111111"}) for name, found in lit.variants.items()}
+    again = dataclasses.replace(lit, title="again", variants=others)
+    (costs,) = (table for table in tables([again, dark, lit]) if table.title.startswith("What darkness costs"))
+    assert [row[0] for row in costs.rows] == ["day to night"]
 
 
 @pytest.mark.parametrize(
@@ -624,6 +639,8 @@ def test_a_study_reads_back_and_a_damaged_file_is_named(tmp_path):
         ({"groups": ["a", "b"]}, "holds no hits of 2 clips"),
         ({"labels": [0]}, "labels: found 1 of 4 names, wanted one of each of 8 clips, among 4 classes"),
         ({"labels": [4] * 8}, "labels: found 8 of 4 names"),
+        ({"labels": [[0]] * 8}, "is no study"),
+        ({"labels": [0.0] * 8}, "is no study"),
         ({"class_names": []}, "labels: found 8 of 0 names"),
         (
             {"variants": {"student": {"stage": "student", "changes": [], "seconds": 1, "hits": {"0": "1111000x"}}}},

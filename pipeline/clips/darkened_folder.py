@@ -33,9 +33,9 @@ def darken_video_folder(
     """Darken every video below a folder, keeping relative paths and frames' times; the suffix becomes .mp4.
 
     A video's camera and noise depend on the seed and its relative path alone. Finished files are kept unless their
-    source has changed, so a stopped run goes on. An odd last row or column is cut, because H.264 shares colour
-    between pixel pairs. A video is held in memory whole. `out/darken.json` records settings, cameras and the sources'
-    sha256.
+    source has changed, so a stopped run goes on; those of an earlier version too. An odd last row or column is cut,
+    because H.264 shares colour between pixel pairs. A video is held in memory whole. `out/darken.json` records
+    settings, cameras and the sources' sha256.
 
     Args:
         root: folder of lit videos, searched to any depth.
@@ -81,7 +81,7 @@ def _darken_video(source: Path, target: Path, camera: LowLight, noise: np.random
         ValueError: the source does not decode.
         OSError: the copy cannot be written.
     """
-    frames, fps = decode(source), _frame_rate(source)
+    frames, fps = decode(source), frame_rate(source)
     shown = [(frame.time, frame.lasts, frame.pixel_shape) for frame in read_frames(source)]
     dark = darken(frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2], camera, noise)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,9 @@ def _path_rng(seed: int, name: str, purpose: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _frame_rate(path: Path) -> Fraction:
-    # 1001 covers the broadcast rates (30000/1001); a file that tells no rate gets ARID's.
+def frame_rate(path: Path) -> Fraction:
+    """Frames a second of a video, as a fraction that containers can hold; ARID's where the file tells none."""
+    # 1001 covers the broadcast rates (30000/1001).
     return Fraction(probe(path).fps).limit_denominator(1001) or Fraction(30)
 
 

@@ -92,7 +92,8 @@ def export_form(loaded: Loaded, *, where: object, conv2d: bool = False) -> nn.Mo
     if training:
         raise ValueError(f"{where}: {training[0]} is in training mode, which would be exported silently; call eval()")
     form = copy.deepcopy(recogniser)
-    form.__class__ = ByTime  # with every setting, those too that a recogniser may get one day
+    form.__class__ = ByTime  # a copy, so that settings that are added later are kept too
+    form.precision = "fp32"
     if conv2d:
         _replace_conv3d(form)
     for tensor in (*form.parameters(), *form.buffers()):

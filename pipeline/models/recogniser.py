@@ -23,6 +23,11 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std of R, G, B in [0, 1]."""
 
 
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+
+
 class Recogniser(nn.Module):
     """A classifier with everything before it that happens on the device."""
 
@@ -64,8 +69,7 @@ class Recogniser(nn.Module):
         Raises:
             ValueError: two streams without an enhancer, or an unknown precision.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+        _check_precision(precision)
         if dark_stream is not None and enhancer is None:
             raise ValueError("dark_stream: two streams need an enhancer, found none; give one or leave it out")
         super().__init__()
@@ -105,13 +109,18 @@ class Recogniser(nn.Module):
         return logits.float()
 
     def with_classifier(self, classifier: nn.Module, *, precision: str) -> "Recogniser":
-        """The same recogniser around another classifier; the enhancer is a copy, and frozen."""
+        """The same recogniser around another classifier, on its device; the enhancer is a copy, and frozen.
+
+        Raises:
+            ValueError: unknown precision.
+        """
+        _check_precision(precision)
         # What stands in the memo is not copied: a copy has the other classifier.
         other = copy.deepcopy(self, {id(self.classifier): classifier})
         other.precision, other.train_enhancer = precision, False
         if other.enhancer is not None:
             other.enhancer.requires_grad_(False)
-        return other
+        return other.to(self.mean.device)
 
     def _in_precision(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == "fp32":

@@ -1,6 +1,7 @@
 """A study's answers as one small file, which tables are printed from and which can be kept with the code."""
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -126,7 +127,8 @@ def read(path: Path) -> Saved:
         saved = Saved(
             **{name: content[name] for name in fields}
             | {"variants": variants}
-            | {name: tuple(content[name]) for name in ("groups", "class_names", "labels")}
+            | {"groups": tuple(content["groups"]), "class_names": tuple(map(str, content["class_names"]))}
+            | {"labels": tuple(map(operator.index, content["labels"]))}
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is no study ({error!r}); {REMEDY}") from error

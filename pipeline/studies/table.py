@@ -63,26 +63,25 @@ def _darkness(studies: Sequence[Saved]) -> Table:
     # Splits are compared together.
     whole = sorted((study for study in studies if study.pool not in titles), key=lambda study: -study.mean_luma)
     rows: list[tuple[str, ...]] = []
+    few = False
     for place, dark in enumerate(whole):
-        lit = next((study for study in whole[:place] if in_other_light(study, dark)), None)
-        if lit is None or not any(set(lit.seeds(name)) & set(dark.seeds(name)) for name in MODELS):
+        lit = next((study for study in whole[:place] if _comparable(study, dark)), None)
+        if lit is None:
             continue
         costs = {name: _cost(lit, dark, name) for name in MODELS}
-        rows.append(
-            (
-                f"{lit.title} to {dark.title}",
-                _counts(dark),
-                *(_cell(_estimate(costs[name], dark), "+") for name in MODELS),
-                *(_cell(_estimate(_minus(costs[first], costs[second]), dark), "+") for first, second in ORDER),
-            )
-        )
+        values = [*costs.values(), *(_minus(costs[first], costs[second]) for first, second in ORDER)]
+        few = few or any(0 < len(of_seed) < FEW_SEEDS for of_seed in values)
+        cells = (_cell(_estimate(of_seed, dark), "+") for of_seed in values)
+        rows.append((f"{lit.title} to {dark.title}", _counts(dark), *cells))
     header = ("data", "clips / scenes", *MODELS, *(f"{first} - {second}" for first, second in ORDER))
-    return Table(
-        title="What darkness costs: top-1 on the darker clips minus on the lighter",
-        header=header,
-        rows=tuple(rows),
-        notes=(),
-    )
+    title = "What darkness costs: top-1 on the darker clips minus on the lighter"
+    notes = (f"the intervals of fewer than {FEW_SEEDS} seeds are too narrow",) if few else ()
+    return Table(title=title, header=header, rows=tuple(rows), notes=notes)
+
+
+def _comparable(lit: Saved, dark: Saved) -> bool:
+    """Whether some model was trained with the same seed on the same clips in both lights."""
+    return in_other_light(lit, dark) and any(set(lit.seeds(name)) & set(dark.seeds(name)) for name in MODELS)
 
 
 def _cost(lit: Saved, dark: Saved, variant: str) -> dict[str, NDArray[np.float64]]:
@@ -109,23 +108,29 @@ def class_table(studies: Sequence[Saved]) -> Table:
     Raises:
         ValueError: a study was saved by a version that kept no labels.
     """
-    rows = []
+    pairs = (*ORDER, LIGHT[0])
+    rows, intervals, unknown = [], 0, False
     for study in _with_pools(studies):
         if not study.labels:
             raise ValueError(f"{study.title}: labels: found none, wanted those of the clips; save the study again")
         for label, name in enumerate(study.class_names):
             part = study.of_class(label)
             if part.groups:
-                compared = *(_share(part, model) for model in MODELS), *(_difference(part, *pair) for pair in ORDER)
-                rows.append((study.title, name, _counts(part), *compared))
-    differences = len(rows) * len(ORDER)
-    notes = (
-        f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds; of {differences} differences "
-        f"that are none, about {0.05 * differences:.1f} stand in an interval without zero by chance, and more of fewer "
-        f"than {FEW_SCENES} scenes or {FEW_SEEDS} seeds, whose intervals are too narrow",
-    )
-    header = ("data", "class", "clips / scenes", *MODELS, *(f"{first} - {second}" for first, second in ORDER))
-    return Table(title="By class", header=header, rows=tuple(rows), notes=notes)
+                found = [difference(part, *pair) for pair in pairs]
+                intervals += sum(_has_interval(estimate) for estimate in found)
+                unknown = unknown or len(_known_scenes(part)) < len(set(part.groups))
+                shares = (_share(part, model) for model in MODELS)
+                cells = (_cell(estimate, "+") for estimate in found)
+                rows.append((study.title, name, _counts(part), *shares, *cells))
+    notes = [
+        f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds; if none of the {intervals} "
+        f"differences with an interval were there, about {0.05 * intervals:.1f} of them would stand in one without "
+        f"zero, and more of fewer than {FEW_SCENES} scenes or {FEW_SEEDS} seeds, whose intervals are too narrow"
+    ]
+    if unknown:
+        notes.append("clips of unknown scenes are drawn one by one: too narrow where they share some")
+    header = ("data", "class", "clips / scenes", *MODELS, *(f"{first} - {second}" for first, second in pairs))
+    return Table(title="By class", header=header, rows=tuple(rows), notes=tuple(notes))
 
 
 def _with_pools(studies: Sequence[Saved]) -> list[Saved]:
@@ -205,12 +210,16 @@ def _cell(found: Estimate | None, sign: str) -> str:
     """A mean, its interval, and the number of seeds; no interval where one seed or one scene shows no spread."""
     if found is None:
         return DASH
-    spread = f"{found.low:{sign}.3f} to {found.high:{sign}.3f}" if min(found.seeds, found.groups) > 1 else DASH
+    spread = f"{found.low:{sign}.3f} to {found.high:{sign}.3f}" if _has_interval(found) else DASH
     return f"{found.mean:{sign}.3f} ({spread}) x{found.seeds}"
 
 
 def _counts(study: Saved) -> str:
     return f"{len(study.groups)} / {len(_known_scenes(study)) or 'unknown'}"
+
+
+def _has_interval(found: Estimate | None) -> bool:
+    return found is not None and min(found.seeds, found.groups) > 1
 
 
 def _known_scenes(study: Saved) -> set[str]:
