@@ -35,14 +35,15 @@ print(json.dumps({"shape": list(logits.shape), "still": still, "peak": peak}))
 """
 
 
-LONG = pytest.mark.skipif("DLKDD_LONG" not in os.environ, reason="takes two minutes; set DLKDD_LONG=1 to run it")
+LONG = pytest.mark.skipif("DLKDD_LONG" not in os.environ, reason="takes a minute or two; set DLKDD_LONG=1 to run it")
 
 
 # VmHWM and not ru_maxrss, in which a process starts with the peak of the one that started it.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
-@pytest.mark.parametrize(("streams", "gigabytes"), [(1, 8), pytest.param(2, 13, marks=LONG)])
+@LONG
+@pytest.mark.parametrize(("streams", "gigabytes"), [(1, 8), (2, 13)])
 def test_a_step_at_full_size_fits_a_small_machine(streams, gigabytes):
     result = subprocess.run([sys.executable, "-c", STEP, str(streams)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -24,6 +24,7 @@ from pipeline.training.parts import Part, Share, Step, check_parts, share_of
 from pipeline.training.together import RunningStatistics, Together
 
 CPU = torch.device("cpu")
+LONG = pytest.mark.skipif("DLKDD_LONG" not in os.environ, reason="takes half a minute; set DLKDD_LONG=1 to run it")
 OUTS = {
     "teacher": ["--enhancer", "enhancer.safetensors", "--card", "teacher.json"],
     "student": ["--store", "logits.h5", "--teacher-card", "teacher.json"],
@@ -62,7 +63,7 @@ def differences(first, second):
 @pytest.mark.parametrize(
     ("stage", "batch_size", "micro_batches", "epochs"),
     [
-        ("student", 12, 4, 20),  # 11 clips, a step an epoch: parts of 3, 3, 3 and 2
+        pytest.param("student", 12, 4, 20, marks=LONG),  # 11 clips, a step an epoch: parts of 3, 3, 3 and 2
         ("teacher", 4, 2, 7),  # 3 steps an epoch, the last part with 1 clip
         ("baseline", 10, 2, 10),  # batches of 10 and 1: for the last one a process has nothing to do
     ],
