@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.low_light import MODEL_VERSION, LowLight, darken, draw_low_light
-from pipeline.clips.stream import read_frames, write_stream
-from pipeline.clips.video import VIDEO_SUFFIXES, decode, probe, write_video
+from pipeline.clips.stream import GUESSED_RATE, read_frames, write_stream
+from pipeline.clips.video import VIDEO_SUFFIXES, decode, open_video, write_video
 from pipeline.clips.video_files import videos_below
+from pipeline.clips.video_stream import video_stream
 from pipeline.mapping_file import read_json
 
 OFF_BEAT = Fraction(1, 10)
@@ -86,8 +87,7 @@ def _darken_video(source: Path, target: Path, camera: LowLight, noise: np.random
     dark = darken(frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2], camera, noise)
     target.parent.mkdir(parents=True, exist_ok=True)
     if all(abs(time * fps - index) < OFF_BEAT for index, (time, *_) in enumerate(shown)):
-        shape = shown[0][2]
-        write_video(target, dark, fps=fps, crf=crf, pixel_shape=None if shape == 1 else shape)
+        write_video(target, dark, fps=fps, crf=crf, pixel_shape=shown[0][2])
         return
     with write_stream(target, crf=crf) as add:
         for pixels, of_frame in zip(dark, shown, strict=True):
@@ -119,8 +119,10 @@ def _path_rng(seed: int, name: str, purpose: str) -> np.random.Generator:
 
 def frame_rate(path: Path) -> Fraction:
     """Frames a second of a video, as a fraction that containers can hold; ARID's where the file tells none."""
+    with open_video(path) as container:
+        told = float(video_stream(container).average_rate or 0)
     # 1001 covers the broadcast rates (30000/1001).
-    return Fraction(probe(path).fps).limit_denominator(1001) or Fraction(30)
+    return Fraction(told).limit_denominator(1001) or GUESSED_RATE
 
 
 def _record_settings(

@@ -20,13 +20,10 @@ from pipeline.clips.catch_up import CatchUp
 from pipeline.clips.live_address import DEVICE
 from pipeline.clips.video import CONTAINERS, SCALER, Frames, frames_of, open_video, set_up_decoder
 from pipeline.clips.video_files import refuse_pictures
-from pipeline.clips.video_stream import pixel_shape, video_stream
+from pipeline.clips.video_stream import SQUARE, pixel_shape, video_stream
 
 GUESSED_RATE = Fraction(30)
 """Frames a second where a file tells none; ARID's."""
-
-SQUARE = Fraction(1)
-"""The shape of a pixel, width over height, where nothing else is said."""
 
 TICKS = 90_000
 """Time stamps a second in written videos, as in MPEG's transport streams."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.files import FULL, telling_full_disk
 from pipeline.clips.needed_frames import needed_frames
-from pipeline.clips.video_stream import video_stream
+from pipeline.clips.video_stream import SQUARE, video_stream
 
 Frames = NDArray[np.uint8]
 
@@ -282,7 +282,7 @@ def write_video(
     fps: int | Fraction,
     crf: int = 18,
     lossless: bool = False,
-    pixel_shape: Fraction | None = None,
+    pixel_shape: Fraction = SQUARE,
 ) -> None:
     """Write frames as H.264, whole or not at all. The same frames give the same bytes.
 
@@ -292,7 +292,7 @@ def write_video(
         fps: frames a second.
         crf: x264's constant rate factor, 0 (best) to 51.
         lossless: keep every RGB code (libx264rgb, crf 0).
-        pixel_shape: width over height of a pixel; None says nothing of it, which players take for 1.
+        pixel_shape: width over height of a pixel; of 1 nothing is said, which players take for it.
 
     Raises:
         ValueError: frames of another shape or type.
@@ -321,9 +321,7 @@ def av_version() -> str:
     return str(av.__version__)
 
 
-def _write_whole(
-    path: Path, frames: Frames, fps: Fraction, pixel_shape: Fraction | None, *, crf: int, lossless: bool
-) -> None:
+def _write_whole(path: Path, frames: Frames, fps: Fraction, pixel_shape: Fraction, *, crf: int, lossless: bool) -> None:
     try:
         # A path that begins like an address must not be taken for one.
         with av.open(f"file:{path}", "w") as container:
@@ -336,16 +334,14 @@ def _write_whole(
         raise OSError(error.errno, error.strerror) from error
 
 
-def _encode(
-    container: Any, frames: Frames, fps: Fraction, pixel_shape: Fraction | None, *, crf: int, lossless: bool
-) -> None:
+def _encode(container: Any, frames: Frames, fps: Fraction, pixel_shape: Fraction, *, crf: int, lossless: bool) -> None:
     # One thread: x264's threads change its decisions, and so the bytes.
     stream = container.add_stream(
         "libx264rgb" if lossless else "libx264", rate=fps, options={"crf": str(crf), "threads": "1"}
     )
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "rgb24" if lossless else "yuv420p"
-    if pixel_shape is not None:
+    if pixel_shape != SQUARE:
         stream.codec_context.sample_aspect_ratio = pixel_shape
     if not lossless:
         stream.codec_context.color_range = ColorRange.MPEG

@@ -7,6 +7,9 @@ MAX_PIXELS = 2**26
 """Of a frame: 8192x8192, twice 8K. A header that declares more is damaged or means harm: one frame of 16,384x16,384
 takes 400 MB before anything can be asked of it."""
 
+SQUARE = Fraction(1)
+"""The shape of a pixel, width over height, where nothing else is said."""
+
 ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the cover of a sound file
 
 
@@ -51,5 +54,5 @@ def pixel_shape(stream: Any, frame: Any) -> Fraction:
     """
     shape = stream.sample_aspect_ratio
     if not shape or shape < 0:
-        return Fraction(1)
+        return SQUARE
     return 1 / Fraction(shape) if frame.rotation % 180 else Fraction(shape)

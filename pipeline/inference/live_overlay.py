@@ -11,8 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.clips.stream import GUESSED_RATE, SQUARE, write_stream
+from pipeline.clips.stream import GUESSED_RATE, write_stream
 from pipeline.clips.video import FrameConverter
+from pipeline.clips.video_stream import SQUARE
 from pipeline.inference.overlay import CRF, PRESET, Labelling, draw, prepare
 from pipeline.inference.predictor import Answer
 
