@@ -28,6 +28,7 @@ from pipeline.clips.catch_up import BEHIND_SEC, CAUGHT_UP_SEC, CatchUp
 from pipeline.clips.live_address import is_live, shown_source
 from pipeline.clips.stream import measure_length, open_live, read_frames, write_stream
 from pipeline.clips.video import FrameConverter, probe
+from pipeline.clips.video_stream import SQUARE
 from pipeline.inference import live_reader
 from pipeline.inference.live_overlay import WAITING_FRAMES, open_live_overlay
 from pipeline.inference.live_reader import LiveReader
@@ -306,10 +307,18 @@ def serving(folder):
         server.server_close()
 
 
-def write_grey(path, *, count=30, rate=15):
+def write_grey(path, *, count=30, rate=15, shape=SQUARE):
     with write_stream(path) as add:
         for index in range(count):
-            add(np.full((48, 64, 3), 4 * index, np.uint8), Fraction(index, rate), Fraction(1, rate))
+            add(np.full((48, 64, 3), 4 * index, np.uint8), Fraction(index, rate), Fraction(1, rate), shape)
+
+
+def test_the_video_of_a_stream_keeps_the_shape_of_its_pixels(tmp_path, checkpoint):
+    write_grey(tmp_path / "a.mp4", shape=Fraction(12, 11))
+    with serving(tmp_path) as url:
+        result = run_command(checkpoint, f"{url}/a.mp4", "--stride", "4f", "--save-video", tmp_path / "seen.mp4")
+    assert result.exit_code == 0, result.stderr
+    assert {frame.pixel_shape for frame in read_frames(tmp_path / "seen.mp4")} == {Fraction(12, 11)}
 
 
 def test_a_file_on_a_server_is_played_once_at_its_own_speed(tmp_path, checkpoint):
