@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.clips.darkened_folder import frame_rate
 from pipeline.clips.lists import find_video, read_list
-from pipeline.clips.video import decode, write_video
+from pipeline.clips.video import decode, even_sides, write_video
 
 ORDERS = ("forwards", "backwards", "swapped", "folded")
 
@@ -49,9 +49,8 @@ def main(videos, train, test, out):
             if made.setdefault(name, found) != found:
                 raise click.ClickException(f"{found}: would be written as {name}, as {made[name]} is; rename one")
             frames, fps = decode(source), frame_rate(source)
-            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
             for label, order in enumerate(ORDERS):
-                write_video(out / "videos" / order / name, reordered(even, order), fps=fps)
+                write_video(out / "videos" / order / name, reordered(even_sides(frames), order), fps=fps)
                 lines.append(f"{len(lines)}\t{label}\t{order}/{name}\n")
         (out / f"{subset}.txt").write_text("".join(lines), encoding="utf-8")
     table = "".join(f"{label}\t{order}\n" for label, order in enumerate(ORDERS))

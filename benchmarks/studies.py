@@ -106,12 +106,15 @@ SEEN = (
 """What the first split of EgoGestAR was opened for before its study."""
 
 
-def egogest(exposure, split):
-    """Real gestures in shared scenes, darkened; the recipe was chosen on `recipe-egogest`, by the baseline."""
+def egogest(exposure, split, start=ONE_PRETRAINED):
+    """Real gestures in shared scenes, darkened; the recipe was chosen on `recipe-egogest`, by the baseline.
+
+    `start` says in the table's note what all trainings start from.
+    """
     return Plan(
         name=f"egogest-{-exposure}-{split}",
         title=f"EgoGestAR, {exposure} EV, split {split}",
-        note=ONE_PRETRAINED + (SEEN if split == 1 else ""),
+        note=start + (SEEN if split == 1 else ""),
         pool=f"EgoGestAR, {exposure} EV, all splits",
         exposure=exposure,
         use=GESTURES,
@@ -128,13 +131,12 @@ def from_lit(exposure, split):
 
     The further baseline has the training set's own, for a fair comparison.
     """
-    plan = egogest(exposure, split)
+    plan = egogest(exposure, split, f"{ONE_PRETRAINED}, on lit clips; Kinetics' mean and std")
     return dataclasses.replace(
         plan,
         name=f"lit-{plan.name}",
         title=f"EgoGestAR, {exposure} EV, from a lit network, split {split}",
         pool=f"EgoGestAR, {exposure} EV, from a lit network, all splits",
-        note=plan.note.replace(ONE_PRETRAINED, f"{ONE_PRETRAINED}, on lit clips; Kinetics' mean and std"),
         settings=(FIVE_VIEWS, *KINETICS),
         variants=(*MAIN, "own-baseline baseline student.normalization=dataset"),
         recipes=0,

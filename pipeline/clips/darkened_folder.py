@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.clips.files import replacing, sha256_of
 from pipeline.clips.low_light import MODEL_VERSION, LowLight, darken, draw_low_light
 from pipeline.clips.stream import GUESSED_RATE, read_frames, write_stream
-from pipeline.clips.video import VIDEO_SUFFIXES, decode, open_video, write_video
+from pipeline.clips.video import VIDEO_SUFFIXES, decode, even_sides, open_video, write_video
 from pipeline.clips.video_files import videos_below
 from pipeline.clips.video_stream import video_stream
 from pipeline.mapping_file import read_json
@@ -84,7 +84,7 @@ def _darken_video(source: Path, target: Path, camera: LowLight, noise: np.random
     """
     frames, fps = decode(source), frame_rate(source)
     shown = [(frame.time, frame.lasts, frame.pixel_shape) for frame in read_frames(source)]
-    dark = darken(frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2], camera, noise)
+    dark = darken(even_sides(frames), camera, noise)
     target.parent.mkdir(parents=True, exist_ok=True)
     if all(abs(time * fps - index) < OFF_BEAT for index, (time, *_) in enumerate(shown)):
         write_video(target, dark, fps=fps, crf=crf, pixel_shape=shown[0][2])

@@ -275,6 +275,12 @@ class _Kept:
         return self._frames
 
 
+def even_sides(frames: Frames) -> Frames:
+    """The frames, uint8 (..., H, W, 3), without an odd last row or column: H.264 shares colour between pixel pairs."""
+    height, width = (side // 2 * 2 for side in frames.shape[-3:-1])
+    return np.ascontiguousarray(frames[..., :height, :width, :])
+
+
 def write_video(
     path: Path,
     frames: Frames,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from torch import nn
 
 from pipeline.clips.files import replacing
 from pipeline.clips.stream import read_frames, write_stream
-from pipeline.clips.video import FrameConverter, Frames, decode, probe
+from pipeline.clips.video import FrameConverter, Frames, decode, even_sides, probe
 from pipeline.clips.video_files import find_videos
 from pipeline.enhancers.enhanced_frames import enhance_pixels
 
@@ -140,8 +139,7 @@ def _brighten(
     with write_stream(target, crf=crf) as add:
         for frame in read_frames(video):
             dark = convert(frame.picture)
-            even = np.ascontiguousarray(dark[: dark.shape[0] // 2 * 2, : dark.shape[1] // 2 * 2])
-            bright = enhance_pixels(enhancer, even[None], device=device)[0]
+            bright = enhance_pixels(enhancer, even_sides(dark[None]), device=device)[0]
             add(bright, frame.time, frame.lasts, frame.pixel_shape)
 
 

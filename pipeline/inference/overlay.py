@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.stream import read_frames, write_stream
-from pipeline.clips.video import FrameConverter, Frames
+from pipeline.clips.video import FrameConverter, Frames, even_sides
 from pipeline.inference.predictor import Answer
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -68,8 +68,7 @@ def prepare(pixels: Frames) -> Frames:
     factor = math.ceil(SHORT_SIDE / min(pixels.shape[:2]))
     if factor > 1:
         pixels = np.asarray(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR), np.uint8)
-    # H.264 shares colour between pixel pairs: an odd last row or column goes.
-    return np.ascontiguousarray(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2])
+    return even_sides(pixels)
 
 
 def draw(picture: Frames, lines: Sequence[tuple[str, float]]) -> Frames:
