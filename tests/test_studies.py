@@ -207,7 +207,10 @@ def answers(study, variant, seed):
 def test_a_study_answers_as_the_stages_do_and_trains_nothing_twice(study, monkeypatch, capsys):
     variants = [VARIANTS[name] for name in ("baseline", "teacher", "student")]
     train(study, variants, [0])
-    assert "demo student seed 0: 0." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "demo student seed 0: 0." in told
+    assert re.search("baseline seed 0: .* s; 1 of 3, about .* min left\n", told)
+    assert told.endswith("; 3 of 3\n")
     run = Run(study.folder, small_configs(**TWO))
     for stage in ("teacher", "logits", "student", "baseline", "evaluate"):
         getattr(run, stage)()
@@ -266,13 +269,16 @@ def test_seeds_at_once_answer_as_one_after_the_other(study, tmp_path):
         # a teacher reads both kinds of frames that are kept once for all
         command = [sys.executable, "-m", "pipeline", "study", "run", "demo", "--variant", "teacher", "--seeds", "0-1"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, *arguments], cwd=cwd, env=environment, check=True)
+        return subprocess.run(
+            [*command, *arguments], cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     mine = other / "mine"
     mine.mkdir()
     (other / "params.yaml").rename(other / "others.yaml")
     run(study.params.parent)
-    run(other, "--jobs", "2", "--params", "others.yaml", "--folder", mine)
+    told = run(other, "--jobs", "2", "--params", "others.yaml", "--folder", mine)
+    assert told.endswith("; 2 of 2\n")  # of both processes
     at_once = dataclasses.replace(study, kept=mine)
     for seed in (0, 1):
         assert answers(study, "teacher", seed) == answers(at_once, "teacher", seed)

@@ -82,14 +82,15 @@ def run_study(
       dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
     """  # noqa: D301
     from pipeline.studies.at_once import run_at_once
-    from pipeline.studies.runner import train, train_seed
+    from pipeline.studies.runner import progress_of, train, train_seed
     from pipeline.studies.variants import variant_of
 
     prepared, chosen = _prepared(run, folder, subset, params), [variant_of(text) for text in variants]
+    numbers = numbers_in(seeds)
     if jobs == 1:
-        train(prepared, chosen, numbers_in(seeds))
+        train(prepared, chosen, numbers)
     else:
-        run_at_once(partial(train_seed, prepared, chosen), numbers_in(seeds), jobs=jobs)
+        run_at_once(partial(train_seed, prepared, chosen, progress_of(prepared, chosen, numbers)), numbers, jobs=jobs)
 
 
 @study.command()

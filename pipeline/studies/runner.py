@@ -23,6 +23,7 @@ from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params, read_section
 from pipeline.studies.prepared import TRAIN_AGAIN, Study, made_from, require_files, require_origin
+from pipeline.studies.progress import Progress, begun
 from pipeline.studies.variants import Settings, Variant, settings_for
 from pipeline.training.classification import weights_files
 from pipeline.training.machine import set_up_machine
@@ -31,8 +32,14 @@ from pipeline.version import VERSION
 from stages import baseline, enhancer, logits, student, teacher
 
 
-def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> None:
+def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, progress: Progress | None = None) -> None:
     """Train and measure every variant with every seed, but for those whose answers are kept already.
+
+    Args:
+        study: a prepared run.
+        variants: to train.
+        seeds: to train them with.
+        progress: of the call that these are a part of; None: they are all of it.
 
     Raises:
         ValueError: the run is not prepared, kept answers are of other settings or clips, or an epoch would be chosen
@@ -40,6 +47,7 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
         OSError: a file cannot be read or written.
     """
     clips = study.clips()
+    progress = progress or progress_of(study, variants, seeds)
     for seed in seeds:
         for variant in variants:
             settings = settings_for(read_params(study.params), variant.changes, seed=seed)
@@ -68,12 +76,17 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> No
             right = sum(answer == clip.label for answer, clip in zip(answers, clips, strict=True))
             print(
                 f"{study.folder.name} {variant.name} seed {seed}: {right / len(clips):.3f} of {len(clips)}, "
-                f"{record['seconds']:.0f} s",
+                f"{record['seconds']:.0f} s; {progress.told(time.time())}",
                 flush=True,
             )
 
 
-def train_seed(study: Study, variants: Sequence[Variant], seed: int) -> None:
+def progress_of(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> Progress:
+    """Of a call that begins now with these trainings."""
+    return begun((study.record(variant.name, seed) for variant in variants for seed in seeds), time.time())
+
+
+def train_seed(study: Study, variants: Sequence[Variant], progress: Progress, seed: int) -> None:
     """As `train`, in a new process, which it sets up by the section `compute`.
 
     Raises:
@@ -82,7 +95,7 @@ def train_seed(study: Study, variants: Sequence[Variant], seed: int) -> None:
     """
     compute = read_section(study.params, ComputeConfig)
     set_up_machine(compute.device, compute.threads, deterministic=compute.deterministic)
-    train(study, variants, [seed])
+    train(study, variants, [seed], progress=progress)
 
 
 def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) -> None:
