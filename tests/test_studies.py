@@ -378,59 +378,43 @@ def test_few_common_seeds_are_told_where_each_variant_has_enough():
     hits = {name: {str(seed): texts[str(seed)] for seed in of} for name, of in seeds.items()}
     for name, kept in hits.items():
         found.variants[name] = dataclasses.replace(found.variants[name], hits=kept)
-    (table,) = tables([found])
-    assert table.rows[0][6].endswith(" x2")
-    assert "; the intervals of fewer than 8 seeds are too narrow; " in table.notes[0]
+    compared, about = tables([found])
+    assert compared.rows[0][6].endswith(" x2")
+    assert about.notes[0].endswith("; those of fewer than 8 are too narrow")
     found.variants["baseline"] = dataclasses.replace(found.variants["baseline"], hits=hits["student"])
-    assert "seeds are too narrow" not in tables([found])[0].notes[0]
+    assert tables([found])[1].notes[0].endswith("; x: seeds")
 
 
 def test_a_study_of_further_variants_alone_stands_in_their_table():
     alone = dataclasses.replace(saved(mine=["11110000", "11110000"]), title="alone")
-    main, further = tables([alone, saved(baseline=["11110000", "11110000"])])
+    main, further, about = tables([alone, saved(baseline=["11110000", "11110000"])])
     assert [row[0] for row in main.rows] == ["night"]
     assert [row[:2] for row in further.rows] == [("alone", "mine")]
-    assert [note.partition(":")[0] for note in main.notes] == ["alone", "night"]
-    assert [row[0] for row in tables([alone])[0].rows] == ["alone"]
+    assert [row[0] for row in about.rows] == ["alone", "night"]
+    assert [table.title for table in tables([alone])] == ["Further variants", "The studies"]
 
 
 def test_the_table_shows_means_intervals_and_dashes():
-    (table,) = tables([saved(student=("11110000",), baseline=("11100000",))])
+    one = saved(student=("11110000",), baseline=("11100000",))
+    table, _ = tables([one])
     (row,) = table.rows
     assert row[:2] == ("night", "8 / 4")
     assert row[2] == "0.375 (-) x1"  # one seed shows no spread
     assert row[3] == "-"
     assert row[5] == "-"
     assert row[6] == "+0.125 (-) x1"
-    assert "2 recipes tried on clips set aside, before" in table.notes[0]
-    assert "mean luma 8.0 where 16 (in full range 0) is black" in table.notes[0]
-    assert "; 4 scenes: the intervals are too narrow; " in table.notes[0]
-    assert "; the intervals of fewer than 8 seeds are too narrow; " in table.notes[0]
-    assert "1.0 h" in table.notes[0]
+    assert table.notes == ()
     assert "| night | 8 / 4 | 0.375 (" in as_markdown([table])
     two = saved(student=("11110000", "10110000"), baseline=("11100000", "11000000", "11000000"))
-    two = dataclasses.replace(two, groups=tuple("abcdefgh"), note="opened before", commit=f"{'a' * 40}; xyz")
-    (table,) = tables([two])
+    table, _ = tables([dataclasses.replace(two, groups=tuple("abcdefgh"))])
     assert re.fullmatch(r"0\.438 \(0\.\d{3} to 0\.\d{3}\) x2", table.rows[0][4])
     assert re.fullmatch(r"\+0\.125 \([+-]0\.\d{3} to \+0\.\d{3}\) x2", table.rows[0][6])
-    assert "scenes: the intervals are too narrow" not in table.notes[0]
-    assert "unknown" not in table.notes[0]
-    mixed = tables([dataclasses.replace(two, groups=("clip:1", *"abcdefg"))])[0]
-    assert "; 1 clips of unknown scenes are drawn one by one: too narrow where they share some; " in mixed.notes[0]
-    assert "; 7 scenes: the intervals are too narrow; " in mixed.notes[0]
-    many = dataclasses.replace(saved(student=("11110000",) * 8), groups=two.groups)
-    assert "too narrow" not in tables([many])[0].notes[0]
-    assert "; opened before; commit aaaaaaa; xyz; a machine; " in table.notes[0]
-    one_scene = tables([dataclasses.replace(two, groups=("a",) * 8)])[0]
+    one_scene, _ = tables([dataclasses.replace(two, groups=("a",) * 8)])
     assert one_scene.rows[0][4] == "0.438 (-) x2"
-    assert "; one scene shows no spread: no intervals; " in one_scene.notes[0]
-    nowhere = tables([dataclasses.replace(two, groups=tuple(f"clip:{name}" for name in "abcdefgh"))])[0]
-    assert (mixed.rows[0][1], nowhere.rows[0][1]) == ("8 / 7", "8 / unknown")
-    assert "scenes: the intervals" not in nowhere.notes[0]
     controls = tables([saved(student=("11110000",), shuffled=("11100000",))])[1]
     assert controls.rows[0][controls.header.index("student - shuffled")].startswith("+0.125 (")
     answered = {"teacher": ("11110000",), "dark-teacher": ("11100000",), "baseline": ("11000000",)}
-    main, light = tables([saved(**answered)])
+    _, light, _ = tables([saved(**answered)])
     assert light.header[2:] == (
         "teacher",
         "dark-teacher",
@@ -439,7 +423,53 @@ def test_the_table_shows_means_intervals_and_dashes():
         "dark-teacher - baseline",
     )
     assert [cell.split()[0] for cell in light.rows[0][2:]] == ["0.500", "0.375", "0.250", "+0.125", "+0.125"]
-    assert light.notes == () != main.notes  # once is enough
+
+
+def test_the_last_table_says_what_the_studies_are():
+    one = saved(student=("11110000",), baseline=("11100000",))
+    other = dataclasses.replace(one, title="other", note="opened before", commit=f"{'a' * 40}; xyz")
+    about = tables([one, other])[-1]
+    shown = dict(zip(about.header, about.rows[1], strict=True))
+    assert shown == {
+        "data": "other",
+        "clips": "8 test",
+        "classes": "4",
+        "chance": "0.250",
+        "mean luma": "8.0",
+        "training clips": str(one.train_clips),
+        "recipes": "2",
+        "commit": "aaaaaaa; xyz",
+        "hardware": "a machine",
+        "hours": "1.0",
+    }
+    assert about.notes[2:] == ("night; other: 4 scenes: the intervals are too narrow", "other: opened before")
+
+
+def test_splits_are_told_of_one_by_one_and_their_scenes_together_too():
+    splits = [dataclasses.replace(saved(student=("11110000",)), title=f"split {number}", pool="all") for number in "12"]
+    splits[1] = dataclasses.replace(splits[1], groups=tuple("efgh" * 2))
+    about = tables(splits)[-1]
+    assert [row[0] for row in about.rows] == ["split 1", "split 2"]
+    assert "split 1; split 2: 4 scenes: the intervals are too narrow" in about.notes
+    assert not any(note.startswith("all: ") for note in about.notes)  # of eight scenes
+
+
+@pytest.mark.parametrize(
+    ("groups", "counted", "words"),
+    [
+        (tuple("abcdefgh"), "8 / 8", None),
+        (("clip:1", *"abcdefg"), "8 / 7", "1 clips of unknown scenes are drawn one by one: too narrow where they share "
+         "some; 7 scenes: the intervals are too narrow"),
+        (("a",) * 8, "8 / 1", "one scene shows no spread: no intervals"),
+        (tuple(f"clip:{name}" for name in "abcdefgh"), "8 / unknown", "8 clips of unknown scenes are drawn one by one: "
+         "too narrow where they share some"),
+    ],
+)  # fmt: skip
+def test_few_and_unknown_scenes_are_told(groups, counted, words):
+    found = dataclasses.replace(saved(student=("11110000",) * 8), groups=groups)
+    table, about = tables([found])
+    assert table.rows[0][1] == counted
+    assert about.notes[2:] == (() if words is None else (f"night: {words}",))
 
 
 def test_further_variants_stand_beside_what_they_change():
@@ -494,10 +524,15 @@ def lit_and_dark():
     return lit, dark
 
 
+def darkness(studies):
+    """The table of what darkness costs, where there is one."""
+    return [table for table in tables(studies) if table.title.startswith("What darkness costs")]
+
+
 def test_darkness_costs_what_the_same_trainings_lose_on_the_same_clips():
     lit, dark = lit_and_dark()
     dusk = dataclasses.replace(dark, title="dusk", mean_luma=40.0, variants=lit.variants)
-    (costs,) = (table for table in tables([dark, lit, dusk]) if table.title.startswith("What darkness costs"))
+    (costs,) = darkness([dark, lit, dusk])
     assert [row[:2] for row in costs.rows] == [("day to dusk", "8 / 4"), ("day to night", "8 / 4")]
     cells = dict(zip(costs.header, costs.rows[1], strict=True))
     # of the student by seed 8 to 6 and 6 to 4, of the baseline 6 to 2 twice
@@ -511,7 +546,7 @@ def test_darkness_costs_what_the_same_trainings_lose_on_the_same_clips():
     # Another study in that light, of other seeds, hides none.
     others = {name: dataclasses.replace(found, hits={"9": "11111111"}) for name, found in lit.variants.items()}
     again = dataclasses.replace(lit, title="again", variants=others)
-    (costs,) = (table for table in tables([again, dark, lit]) if table.title.startswith("What darkness costs"))
+    (costs,) = darkness([again, dark, lit])
     assert [row[0] for row in costs.rows] == ["day to night"]
 
 
@@ -528,18 +563,18 @@ def test_darkness_costs_what_the_same_trainings_lose_on_the_same_clips():
 )
 def test_nothing_else_than_darkness_is_said_to_cost(other):
     lit, dark = lit_and_dark()
-    assert len(tables([lit, dark])) == 2
-    assert len(tables([lit, dataclasses.replace(dark, **other)])) == 1
+    assert darkness([lit, dark])
+    assert not darkness([lit, dataclasses.replace(dark, **other)])
 
 
 def test_splits_in_the_dark_are_compared_with_splits_in_the_light_all_together():
     (lit, dark), late = lit_and_dark(), {"clips_sha256": "1" * 64}
     days = [dataclasses.replace(lit, pool="days"), dataclasses.replace(lit, pool="days", title="late", **late)]
     nights = [dataclasses.replace(dark, pool="nights"), dataclasses.replace(dark, pool="nights", title="l", **late)]
-    (costs,) = (table for table in tables([*nights, *days]) if table.title.startswith("What darkness costs"))
+    (costs,) = darkness([*nights, *days])
     assert [row[:2] for row in costs.rows] == [("days to nights", "16 / 4")]
     days[1] = dataclasses.replace(days[1], clips_sha256="2" * 64)
-    assert len(tables([*nights, *days])) == 1
+    assert not darkness([*nights, *days])
 
 
 def test_splits_of_one_data_set_share_a_row():

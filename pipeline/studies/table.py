@@ -37,11 +37,14 @@ def read_studies(place: Path) -> list[Saved]:
 
 
 def tables(studies: Sequence[Saved]) -> list[Table]:
-    """The claim, and the controls and further variants where a study has them."""
+    """The claim, the controls and further variants, where a study has them, and at last what the studies are."""
     rows = _with_pools(studies)
-    # One of further variants alone stands below; but the first table is never empty, since the notes belong to it.
-    compared = [study for study in rows if any(name in study.variants for name in MODELS)] or rows
-    main = _table("Student, teacher and baseline", compared, MODELS, ORDER, notes=tuple(map(_note, rows)))
+    main = _table(
+        "Student, teacher and baseline",
+        [study for study in rows if any(name in study.variants for name in MODELS)],
+        MODELS,
+        ORDER,
+    )
     light = _table(
         "Teachers with and without light",
         [study for study in rows if "dark-teacher" in study.variants],
@@ -54,7 +57,9 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
         ("student", *CONTROLS),
         CONTROLLED,
     )
-    return [main, *(table for table in (light, controls, _darkness(rows), _further(rows)) if table.rows)]
+    compared = (main, light, controls, _darkness(rows), _further(rows))
+    titles = {study.title for study in studies}
+    return [*(table for table in compared if table.rows), _about([row for row in rows if row.title in titles], rows)]
 
 
 def _darkness(studies: Sequence[Saved]) -> Table:
@@ -167,8 +172,6 @@ def _table(
     studies: Sequence[Saved],
     variants: Sequence[str],
     pairs: Sequence[tuple[str, str]],
-    *,
-    notes: tuple[str, ...] = (),
 ) -> Table:
     rows = [
         (
@@ -180,7 +183,7 @@ def _table(
         for study in studies
     ]
     header = ("data", "clips / scenes", *variants, *(f"{first} - {second}" for first, second in pairs))
-    return Table(title=title, header=header, rows=tuple(rows), notes=notes)
+    return Table(title=title, header=header, rows=tuple(rows), notes=())
 
 
 def share(study: Saved, variant: str) -> Estimate | None:
@@ -226,29 +229,53 @@ def _known_scenes(study: Saved) -> set[str]:
     return {scene for scene in study.groups if not scene.startswith(UNKNOWN)}
 
 
-def _note(study: Saved) -> str:
-    hours = sum(trained.seconds for trained in study.variants.values()) / 3600
+def _about(studies: Sequence[Saved], rows: Sequence[Saved]) -> Table:
+    """What else is to be known of the studies, and of all rows of the other tables."""
+    details = tuple(
+        (
+            study.title,
+            f"{len(study.groups)} {study.subset}",
+            f"{study.classes}",
+            f"{1 / study.classes:.3f}",
+            f"{study.mean_luma:.1f}",
+            f"{study.train_clips}",
+            f"{study.recipes}",
+            _short(study.commit),
+            study.hardware,
+            f"{sum(trained.seconds for trained in study.variants.values()) / 3600:.1f}",
+        )
+        for study in studies
+    )
+    notes = [f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds"]
+    if any(len(study.seeds(*cell)) < FEW_SEEDS for study in rows for cell in _printed(study)):
+        notes[0] += f"; those of fewer than {FEW_SEEDS} are too narrow"
+    notes.append(
+        "mean luma: of the clips that are measured, 16 (in full range 0) is black; recipes: tried before, on clips set "
+        "aside"
+    )
+    titles: dict[str, list[str]] = {}
+    for study in rows:
+        if words := _scene_words(study):
+            titles.setdefault(words, []).append(study.title)
+    for study in studies:
+        if study.note:
+            titles.setdefault(study.note, []).append(study.title)
+    notes += [f"{'; '.join(of)}: {words}" for words, of in titles.items()]
+    header = ("data", "clips", "classes", "chance", "mean luma", "training clips", "recipes")
+    return Table(title="The studies", header=(*header, "commit", "hardware", "hours"), rows=details, notes=tuple(notes))
+
+
+def _scene_words(study: Saved) -> str:
+    """What its scenes do to the intervals; empty where they are many and known."""
     scenes, known = set(study.groups), len(_known_scenes(study))
-    unknown = len(scenes) - known
-    fewest = min(len(study.seeds(*cell)) for cell in _printed(study))
-    words = [
-        f"top-1 on {len(study.groups)} {study.subset} clips of {study.classes} classes, chance "
-        f"{1 / study.classes:.3f}, mean luma {study.mean_luma:.1f} where 16 (in full range 0) is black, "
-        f"{study.train_clips} training clips",
-        f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds",
-    ]
+    unknown, words = len(scenes) - known, []
     if unknown:
         words.append(f"{unknown} clips of unknown scenes are drawn one by one: too narrow where they share some")
     if len(scenes) == 1:
         words.append("one scene shows no spread: no intervals")
     elif 0 < known < FEW_SCENES or len(scenes) < FEW_SCENES:
         words.append(f"{known or len(scenes)} scenes: the intervals are too narrow")
-    if fewest < FEW_SEEDS:
-        words.append(f"the intervals of fewer than {FEW_SEEDS} seeds are too narrow")
-    words.append(f"{study.recipes} recipes tried on clips set aside, before")
-    words += [study.note] if study.note else []
-    words += [f"commit {_short(study.commit)}", study.hardware, f"{hours:.1f} h"]
-    return f"{study.title}: {'; '.join(words)}"
+    return "; ".join(words)
 
 
 def _printed(study: Saved) -> list[tuple[str, ...]]:
