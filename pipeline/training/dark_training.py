@@ -11,7 +11,7 @@ from pipeline.clips.clip_index import Clip, class_names_in, of_subset
 from pipeline.clips.dataset import FrameSource, open_dark_frames
 from pipeline.clips.frame_cache import cache_policy
 from pipeline.clips.video import Frames
-from pipeline.clips.views import View, view_rule
+from pipeline.clips.views import View, ViewRule, view_rule
 from pipeline.config import BaselineConfig, ComputeConfig, StudentConfig, ViewsConfig, plain
 from pipeline.models.recogniser import Recogniser
 from pipeline.training.checkpoint import Preprocessing, Record, save_checkpoint
@@ -137,15 +137,7 @@ def train_dark(
             kind=kind,
             class_names=names,
             model=model.arguments,
-            preprocessing=Preprocessing(
-                view_rule=rule,
-                colour_range=views.colour_range,
-                mean=model.mean,
-                std=model.std,
-                enhancer_on="none",
-                input="dark",
-                remove_temporal_mean=config.remove_temporal_mean,
-            ),
+            preprocessing=model.preprocessing(rule, views.colour_range),
             # The hash instead of the path: no record may depend on where a user keeps things.
             settings={**described, "weights": model.origin},
             metrics=trained.curve[trained.epoch],
@@ -166,6 +158,18 @@ class DarkModel:
     """sha256 of the pretrained trunk."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def preprocessing(self, rule: ViewRule, colour_range: str) -> Preprocessing:
+        """What is to be done to a video before it."""
+        return Preprocessing(
+            view_rule=rule,
+            colour_range=colour_range,
+            mean=self.mean,
+            std=self.std,
+            enhancer_on="none",
+            input="dark",
+            remove_temporal_mean=self.recogniser.remove_temporal_mean,
+        )
 
 
 def build_dark(
