@@ -1,4 +1,4 @@
-"""Work for several seeds at once, and what ends it."""
+"""Work in several parts at once, and what ends it."""
 
 import functools
 import os
@@ -72,15 +72,15 @@ def test_as_many_as_asked_for_work_at_once(tmp_path):
 
 
 def test_after_a_failure_none_is_started_and_those_that_run_end(tmp_path):
-    with pytest.raises(ChildProcessError, match=r"^seed 0: clip 3 is no clip; not started: 2, 3$"):
+    with pytest.raises(ChildProcessError, match=r"^0: clip 3 is no clip; not started: 2; 3$"):
         run_at_once(functools.partial(fail_first, tmp_path), [0, 1, 2, 3], jobs=2)
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "pid", "1 is through"}
 
 
 def test_a_process_without_words_is_told_of(capfd):
-    with pytest.raises(ChildProcessError, match=r"seed 1: its process was ended by SIGKILL; fewer --jobs"):
+    with pytest.raises(ChildProcessError, match=r"^1: its process was ended by SIGKILL; fewer --jobs"):
         run_at_once(break_down, [1], jobs=2)
-    with pytest.raises(ChildProcessError, match=r"seed 0: its process failed with exit code 1, see above"):
+    with pytest.raises(ChildProcessError, match=r"^0: its process failed with exit code 1, see above"):
         run_at_once(break_down, [0], jobs=2)
     assert "KeyError: 0" in capfd.readouterr().err
 

@@ -25,7 +25,7 @@ from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
 from pipeline.studies.prepared import Study, made_from
-from pipeline.studies.runner import train
+from pipeline.studies.runner import missing_parts, train
 from pipeline.studies.saved import SINCE, Saved, Trained, Words, read, write
 from pipeline.studies.table import class_table, difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
@@ -262,12 +262,26 @@ def test_a_run_prepared_anew_shares_no_teacher_with_what_it_was(study):
     assert len(list((study.root / "trained").glob("teacher-*"))) == 2
 
 
-def test_seeds_at_once_answer_as_one_after_the_other(study, tmp_path):
+def test_what_is_kept_is_looked_at_before_anything_is_trained(study):
+    chosen = [VARIANTS["teacher"], VARIANTS["baseline"]]
+    for variant, seed in ((chosen[0], 1), (chosen[1], 0)):
+        settings = settings_for(YAML(typ="safe").load(study.params.read_text()), variant.changes, seed=seed)
+        record = study.record(variant.name, seed)
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"made_from": made_from(study, variant, settings)}))
+    assert [str(part) for part in missing_parts(study, chosen, [0, 1])] == ["seed 0, teacher", "seed 1, baseline"]
+    study.record("baseline", 1).write_text(study.record("baseline", 0).read_text())
+    with pytest.raises(ValueError, match=r"baseline/1\.json: student\.seed: was trained with 0, found 1 now; set it"):
+        missing_parts(study, chosen, [0, 1])
+
+
+def test_trainings_at_once_answer_as_one_after_the_other(study, tmp_path):
     other = shutil.copytree(study.params.parent, tmp_path / "other")
 
     def run(cwd, *arguments):
         # a teacher reads both kinds of frames that are kept once for all
-        command = [sys.executable, "-m", "pipeline", "study", "run", "demo", "--variant", "teacher", "--seeds", "0-1"]
+        chosen = ("--variant", "teacher", "--variant", "baseline", "--seeds", "0-1")
+        command = [sys.executable, "-m", "pipeline", "study", "run", "demo", *chosen]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [*command, *arguments], cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True
@@ -278,10 +292,11 @@ def test_seeds_at_once_answer_as_one_after_the_other(study, tmp_path):
     (other / "params.yaml").rename(other / "others.yaml")
     run(study.params.parent)
     told = run(other, "--jobs", "2", "--params", "others.yaml", "--folder", mine)
-    assert told.endswith("; 2 of 2\n")  # of both processes
+    assert told.endswith("; 4 of 4\n")  # of all processes
     at_once = dataclasses.replace(study, kept=mine)
     for seed in (0, 1):
-        assert answers(study, "teacher", seed) == answers(at_once, "teacher", seed)
+        for name in ("teacher", "baseline"):
+            assert answers(study, name, seed) == answers(at_once, name, seed)
 
 
 def test_a_kept_baseline_is_of_its_views_and_not_of_the_soft_targets(study):

@@ -1,4 +1,4 @@
-"""Work for many seeds, in several processes at once."""
+"""Work in parts, in several processes at once."""
 
 import contextlib
 import multiprocessing
@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import cast
+from typing import TypeVar, cast
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Running:
-    """A process that works for a seed."""
+    """A process that works at a part."""
 
-    seed: int
+    name: str
     process: SpawnProcess
     words: Connection
     """Its end of a pipe: why it failed, where it knows."""
@@ -34,21 +36,21 @@ class _Running:
         return f"its process failed with exit code {code}, see above"
 
 
-def run_at_once(work: Callable[[int], None], seeds: Sequence[int], *, jobs: int) -> None:
-    """Work for each seed in a process of its own, some at a time; the next one starts when one has ended.
+def run_at_once(work: Callable[[T], None], parts: Sequence[T], *, jobs: int) -> None:
+    """Work at each part in a process of its own, some at a time; the next one starts when one has ended.
 
     Where this process is stopped or killed, they end with it.
 
     Args:
-        work: takes a seed; can be pickled, as can its errors' words.
-        seeds: in the order in which they start.
+        work: takes a part; can be pickled.
+        parts: in the order in which they start; can be pickled, and named by str().
         jobs: processes at a time, at least 1.
 
     Raises:
         ChildProcessError: some failed; those that ran beside them have come to their end, and no other was started.
     """
     context = multiprocessing.get_context("spawn")  # a fork beside torch's threads can hang
-    waiting, failed = list(seeds), list[str]()
+    waiting, failed = list(parts), list[str]()
     running: dict[int, _Running] = {}
     try:
         while running or (waiting and not failed):
@@ -57,27 +59,27 @@ def run_at_once(work: Callable[[int], None], seeds: Sequence[int], *, jobs: int)
                 process = context.Process(target=_work_here, args=(work, waiting[0], sender))
                 process.start()
                 sender.close()
-                running[process.sentinel] = _Running(seed=waiting.pop(0), process=process, words=receiver)
+                running[process.sentinel] = _Running(name=str(waiting.pop(0)), process=process, words=receiver)
             for ended in wait(list(running)):
                 one = running.pop(cast(int, ended))
                 if (failure := one.failure()) is not None:
-                    failed.append(f"seed {one.seed}: {failure}")
+                    failed.append(f"{one.name}: {failure}")
     finally:
         for one in running.values():
             one.process.terminate()
     if failed:
         raise ChildProcessError(
-            "; ".join(failed) + (f"; not started: {', '.join(map(str, waiting))}" if waiting else "")
+            "; ".join(failed) + (f"; not started: {'; '.join(map(str, waiting))}" if waiting else "")
         )
 
 
-def _work_here(work: Callable[[int], None], seed: int, words: Connection) -> None:
+def _work_here(work: Callable[[T], None], part: T, words: Connection) -> None:
     """In the new process: work, and tell why it failed."""
     # Ctrl-C ends it at once, without a traceback of each; what a stage has finished is kept.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
-        work(seed)
+        work(part)
     except (ValueError, OSError) as error:
         words.send_bytes(str(error).encode())
         raise SystemExit(1) from error

@@ -22,6 +22,7 @@ from pipeline.inference.loading import load_recogniser
 from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params, read_section
+from pipeline.studies.parts import Part, own_enhancer, parts_of
 from pipeline.studies.prepared import TRAIN_AGAIN, Study, made_from, require_files, require_origin
 from pipeline.studies.progress import Progress, begun
 from pipeline.studies.variants import Settings, Variant, settings_for
@@ -50,12 +51,9 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, pr
     progress = progress or progress_of(study, variants, seeds)
     for seed in seeds:
         for variant in variants:
-            settings = settings_for(read_params(study.params), variant.changes, seed=seed)
-            _refuse_chosen_epochs(study, variant, settings)
-            origin = made_from(study, variant, settings)
+            settings, origin = _checked(study, variant, seed)
             kept = study.record(variant.name, seed)
             if kept.is_file():
-                require_origin(kept, read_json(kept, remedy=TRAIN_AGAIN), origin)
                 continue
             started = time.monotonic()
             checkpoint = _trained(study, variant, settings, seed)
@@ -86,7 +84,23 @@ def progress_of(study: Study, variants: Sequence[Variant], seeds: Sequence[int])
     return begun((study.record(variant.name, seed) for variant in variants for seed in seeds), time.time())
 
 
-def train_seed(study: Study, variants: Sequence[Variant], progress: Progress, seed: int) -> None:
+def missing_parts(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Part]:
+    """What is left to be trained, in parts that can be trained at once.
+
+    Raises:
+        ValueError: as `train`, of any part, and before any is trained.
+        OSError: a file cannot be read.
+    """
+    parts = parts_of(read_params(study.params), variants, seeds)
+    for part in parts:
+        for variant in part.variants:
+            _checked(study, variant, part.seed)
+    return [
+        part for part in parts if not all(study.record(variant.name, part.seed).is_file() for variant in part.variants)
+    ]
+
+
+def train_part(study: Study, progress: Progress, part: Part) -> None:
     """As `train`, in a new process, which it sets up by the section `compute`.
 
     Raises:
@@ -95,7 +109,18 @@ def train_seed(study: Study, variants: Sequence[Variant], progress: Progress, se
     """
     compute = read_section(study.params, ComputeConfig)
     set_up_machine(compute.device, compute.threads, deterministic=compute.deterministic)
-    train(study, variants, [seed], progress=progress)
+    train(study, part.variants, [part.seed], progress=progress)
+
+
+def _checked(study: Study, variant: Variant, seed: int) -> tuple[Settings, dict[str, Any]]:
+    """The settings of a training, and what it is made from; what is kept of it has to be made from the same."""
+    settings = settings_for(read_params(study.params), variant.changes, seed=seed)
+    _refuse_chosen_epochs(study, variant, settings)
+    origin = made_from(study, variant, settings)
+    kept = study.record(variant.name, seed)
+    if kept.is_file():
+        require_origin(kept, read_json(kept, remedy=TRAIN_AGAIN), origin)
+    return settings, origin
 
 
 def _refuse_chosen_epochs(study: Study, variant: Variant, settings: Settings) -> None:
@@ -139,10 +164,10 @@ def _place(study: Study, name: str) -> Path:
 def _enhancer(study: Study, settings: Settings, seed: int) -> Path:
     """The run's enhancer, or one of the variant's own settings.
 
-    Each seed makes its own, so that studies of other seeds may run at once; enhancer.seed makes them alike.
+    Each seed makes its own, so that studies of other seeds may run at once; enhancer.seed makes them alike. Of one seed
+    no two of those that share one are trained at once, see parts.py.
     """
-    section = settings.values["enhancer"]
-    if all(section[key] == value for key, value in read_params(study.params)["enhancer"].items() if key != "on"):
+    if not own_enhancer(read_params(study.params), settings):
         return study.enhancer
     place = _place(study, f"enhancer-{_hash(_inputs(study, settings, ('enhancer',)))}-{seed}")
     made = place / "enhancer.safetensors"
