@@ -28,7 +28,6 @@ MORE = {
         (("teacher", "long", "view"), ["teacher", "long", "view"]),
         # Teachers of their own, which share the enhancer that they make.
         (("student", "gamma", "gamma-long", "other-gamma"), ["gamma and gamma-long", "student", "other-gamma"]),
-        (("baseline", "baseline"), ["baseline and baseline"]),
     ],
 )  # fmt: skip
 def test_what_makes_files_for_each_other_stays_together(names, wanted):

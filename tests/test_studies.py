@@ -273,6 +273,32 @@ def test_what_is_kept_is_looked_at_before_anything_is_trained(study):
     study.record("baseline", 1).write_text(study.record("baseline", 0).read_text())
     with pytest.raises(ValueError, match=r"baseline/1\.json: student\.seed: was trained with 0, found 1 now; set it"):
         missing_parts(study, chosen, [0, 1])
+    with pytest.raises(ValueError, match=r"holds no labelled holdout clip"):
+        missing_parts(dataclasses.replace(study, subset="holdout"), chosen, [0])
+    study.enhancer.unlink()
+    with pytest.raises(ValueError, match=r"enhancer\.safetensors: no such file"):
+        missing_parts(study, [VARIANTS["dark-teacher"]], [0])
+
+
+def test_two_variants_of_one_name_are_refused_and_one_given_twice_is_trained_once(study):
+    other = variant_of("mine teacher teacher.epochs=9")
+    with pytest.raises(
+        ValueError, match=r"variant mine: is given twice, of student with \['student\.lr=1e-3'\] and of teacher"
+    ):
+        missing_parts(study, [variant_of("mine student student.lr=1e-3"), other, VARIANTS["baseline"]], [0])
+    assert [str(part) for part in missing_parts(study, [other, other], [0])] == ["seed 0, mine"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_command_refuses_what_does_not_fit_before_it_trains(study, monkeypatch, jobs):
+    monkeypatch.chdir(study.params.parent)
+    record = study.record("baseline", 1)
+    record.parent.mkdir(parents=True)
+    record.write_text('{"made_from": {"stage": "teacher"}}')
+    command = ["study", "run", "demo", "--variant", "baseline", "--seeds", "0-1", "--jobs", str(jobs)]
+    result = CliRunner().invoke(cli, command)
+    assert "baseline/1.json: stage: was trained with teacher, found baseline now" in str(result.exception)
+    assert not (study.root / "trained").exists()
 
 
 def test_trainings_at_once_answer_as_one_after_the_other(study, tmp_path):
@@ -395,9 +421,9 @@ def test_few_common_seeds_are_told_where_each_variant_has_enough():
         found.variants[name] = dataclasses.replace(found.variants[name], hits=kept)
     compared, about = tables([found])
     assert compared.rows[0][6].endswith(" x2")
-    assert about.notes[0].endswith("; those of fewer than 8 are too narrow")
+    assert about.notes[0].endswith("; the intervals of fewer than 8 seeds are too narrow")
     found.variants["baseline"] = dataclasses.replace(found.variants["baseline"], hits=hits["student"])
-    assert tables([found])[1].notes[0].endswith("; x: seeds")
+    assert tables([found])[1].notes[0].endswith("; x10: of ten seeds")
 
 
 def test_a_study_of_further_variants_alone_stands_in_their_table():
@@ -467,6 +493,8 @@ def test_splits_are_told_of_one_by_one_and_their_scenes_together_too():
     assert [row[0] for row in about.rows] == ["split 1", "split 2"]
     assert "split 1; split 2: 4 scenes: the intervals are too narrow" in about.notes
     assert not any(note.startswith("all: ") for note in about.notes)  # of eight scenes
+    splits[1] = dataclasses.replace(splits[1], groups=tuple("cdefcdef"))
+    assert "all: 6 scenes: the intervals are too narrow" in tables(splits)[-1].notes
 
 
 @pytest.mark.parametrize(
@@ -608,9 +636,7 @@ def test_splits_of_one_data_set_share_a_row():
     assert (pooled([first, old]).labels, pooled([old, first]).class_names) == ((), ())
     assert difference(both, "student", "baseline").mean == 1 / 16
     assert difference(both, "student", "baseline").groups == 4
-    assert (both.train_clips, both.commit, both.recipes, both.note) == (20, "abc", 2, "")
-    noted = [dataclasses.replace(first, note="one start; seen"), dataclasses.replace(second, note="one start")]
-    assert pooled(noted).note == "one start; night: seen"
+    assert (both.train_clips, both.commit, both.recipes) == (20, "abc", 2)
     more = pooled([first, dataclasses.replace(second, commit="def", hardware="b", recipes=5, mean_luma=60.0)])
     assert (more.commit, more.hardware, more.recipes) == ("abc; def", "a machine; b", 5)
     assert more.mean_luma == (first.mean_luma + 60) / 2

@@ -57,8 +57,8 @@ def study() -> None:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Trainings at once, each in a process of compute.threads threads; those of one teacher and seed come one "
-    "after the other.",
+    help="Trainings at once, each in a process of compute.threads threads; those of one seed that share a teacher, or "
+    "an enhancer of their own, come one after the other.",
 )
 @FOLDER_OPTION
 @SUBSET
@@ -83,12 +83,12 @@ def run_study(
       dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
     """  # noqa: D301
     from pipeline.studies.at_once import run_at_once
-    from pipeline.studies.runner import missing_parts, progress_of, train, train_part
+    from pipeline.studies.runner import all_of, missing_parts, train, train_part
     from pipeline.studies.variants import variant_of
 
     prepared, chosen = _prepared(run, folder, subset, params), [variant_of(text) for text in variants]
     numbers = numbers_in(seeds)
-    parts, progress = missing_parts(prepared, chosen, numbers), progress_of(prepared, chosen, numbers)
+    parts, progress = missing_parts(prepared, chosen, numbers), all_of(prepared, chosen, numbers, jobs=jobs)
     if jobs == 1:
         train(prepared, chosen, numbers, progress=progress)
     else:

@@ -79,7 +79,7 @@ def pooled(studies: Sequence[Saved]) -> Saved:
     """Several splits of a data set as one study, of the variants and seeds that all have.
 
     A clip that several of them test counts each time; its scene is drawn whole. Training clips and light are means;
-    what the notes say of some of them stands behind their titles.
+    notes are those of the splits.
 
     Raises:
         ValueError: they are not of the same subset, classes, settings and variants.
@@ -118,7 +118,7 @@ def pooled(studies: Sequence[Saved]) -> Saved:
     return dataclasses.replace(
         first,
         title=first.pool,
-        note=_notes(studies),
+        note="",
         pool="",
         train_clips=round(sum(study.train_clips for study in studies) / len(studies)),
         mean_luma=round(float(np.average([study.mean_luma for study in studies], weights=sizes)), 2),
@@ -131,15 +131,6 @@ def pooled(studies: Sequence[Saved]) -> Saved:
         class_names=first.class_names if labelled else (),
         labels=tuple(label for study in studies for label in study.labels) if labelled else (),
     )
-
-
-def _notes(studies: Sequence[Saved]) -> str:
-    """Their notes, each part once, and with the titles of those that it is of where others lack it."""
-    titles: dict[str, list[str]] = {}
-    for study in studies:
-        for part in study.note.split("; ") if study.note else ():
-            titles.setdefault(part, []).append(study.title)
-    return "; ".join(part if len(of) == len(studies) else f"{', '.join(of)}: {part}" for part, of in titles.items())
 
 
 def _require_same_training(where: str, found: Trained, wanted: Trained, *, remedy: str) -> None:

@@ -5,39 +5,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.mapping_file import read_json
+from pipeline.studies.prepared import TRAIN_AGAIN
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """All trainings of a call, in however many processes."""
 
     records: tuple[Path, ...]
-    """Where each one's answers are kept."""
-    before: int
-    """How many were kept when the call began."""
-    began: float
-    """time.time() then: a clock that processes share."""
+    """Where each one's answers and seconds are kept."""
+    jobs: int = 1
+    """Trainings at once."""
 
-    def told(self, now: float) -> str:
-        """How many are kept, and about how long the others take, as those of this call took on average.
+    def told(self) -> str:
+        """How many are kept, and about how long the others take, as long as those on average.
 
-        Args:
-            now: time.time().
+        Raises:
+            ValueError: what is kept is damaged.
         """
-        kept = _kept(self.records)
-        counted = f"{kept} of {len(self.records)}"
-        left = len(self.records) - kept
-        if not left:
+        kept = [path for path in self.records if path.is_file()]
+        left = len(self.records) - len(kept)
+        counted = f"{len(kept)} of {len(self.records)}"
+        if not kept or not left:
             return counted
-        minutes = math.ceil((now - self.began) / max(1, kept - self.before) * left / 60)
+        took = [read_json(path, remedy=TRAIN_AGAIN, keys=("seconds",))["seconds"] for path in kept]
+        minutes = math.ceil(sum(took) / len(took) * math.ceil(left / self.jobs) / 60)
         hours, minutes = divmod(minutes, 60)
         return f"{counted}, about {f'{hours} h ' if hours else ''}{minutes} min left"
 
 
-def begun(records: Iterable[Path], now: float) -> Progress:
-    """Of a call that begins now."""
-    paths = tuple(records)
-    return Progress(records=paths, before=_kept(paths), began=now)
-
-
-def _kept(records: tuple[Path, ...]) -> int:
-    return sum(path.is_file() for path in records)
+def progress_of(records: Iterable[Path], *, jobs: int = 1) -> Progress:
+    """Of a call that wants these trainings, each once."""
+    return Progress(records=tuple(dict.fromkeys(records)), jobs=jobs)

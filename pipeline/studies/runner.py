@@ -24,7 +24,7 @@ from pipeline.mapping_file import read_json
 from pipeline.params import read_params, read_section
 from pipeline.studies.parts import Part, own_enhancer, parts_of
 from pipeline.studies.prepared import TRAIN_AGAIN, Study, made_from, require_files, require_origin
-from pipeline.studies.progress import Progress, begun
+from pipeline.studies.progress import Progress, progress_of
 from pipeline.studies.variants import Settings, Variant, settings_for
 from pipeline.training.classification import weights_files
 from pipeline.training.machine import set_up_machine
@@ -48,7 +48,7 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, pr
         OSError: a file cannot be read or written.
     """
     clips = study.clips()
-    progress = progress or progress_of(study, variants, seeds)
+    progress = progress or all_of(study, variants, seeds)
     for seed in seeds:
         for variant in variants:
             settings, origin = _checked(study, variant, seed)
@@ -74,24 +74,32 @@ def train(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, pr
             right = sum(answer == clip.label for answer, clip in zip(answers, clips, strict=True))
             print(
                 f"{study.folder.name} {variant.name} seed {seed}: {right / len(clips):.3f} of {len(clips)}, "
-                f"{record['seconds']:.0f} s; {progress.told(time.time())}",
+                f"{record['seconds']:.0f} s; {progress.told()}",
                 flush=True,
             )
 
 
-def progress_of(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> Progress:
-    """Of a call that begins now with these trainings."""
-    return begun((study.record(variant.name, seed) for variant in variants for seed in seeds), time.time())
+def all_of(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, jobs: int = 1) -> Progress:
+    """How far these trainings are, of which some are trained at once."""
+    return progress_of((study.record(variant.name, seed) for variant in variants for seed in seeds), jobs=jobs)
 
 
 def missing_parts(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Part]:
     """What is left to be trained, in parts that can be trained at once.
 
     Raises:
-        ValueError: as `train`, of any part, and before any is trained.
+        ValueError: as `train`, of any part, and before any is trained; or two variants have one name.
         OSError: a file cannot be read.
     """
-    parts = parts_of(read_params(study.params), variants, seeds)
+    study.clips()
+    different = dict.fromkeys(variants)
+    for name in {variant.name for variant in different}:
+        if len(same := [variant for variant in different if variant.name == name]) > 1:
+            raise ValueError(
+                f"variant {name}: is given twice, of {same[0].stage} with {list(same[0].changes)} and of "
+                f"{same[1].stage} with {list(same[1].changes)}; rename one"
+            )
+    parts = parts_of(read_params(study.params), list(different), seeds)
     for part in parts:
         for variant in part.variants:
             _checked(study, variant, part.seed)
@@ -116,6 +124,8 @@ def _checked(study: Study, variant: Variant, seed: int) -> tuple[Settings, dict[
     """The settings of a training, and what it is made from; what is kept of it has to be made from the same."""
     settings = settings_for(read_params(study.params), variant.changes, seed=seed)
     _refuse_chosen_epochs(study, variant, settings)
+    if variant.stage != "baseline":
+        require_files([study.enhancer])  # of a teacher of dark frames too, whose stage takes one
     origin = made_from(study, variant, settings)
     kept = study.record(variant.name, seed)
     if kept.is_file():
@@ -169,7 +179,8 @@ def _enhancer(study: Study, settings: Settings, seed: int) -> Path:
     """
     if not own_enhancer(read_params(study.params), settings):
         return study.enhancer
-    place = _place(study, f"enhancer-{_hash(_inputs(study, settings, ('enhancer',)))}-{seed}")
+    frames = {key: settings.values["views"][key] for key in ("frame_size", "colour_range")}
+    place = _place(study, f"enhancer-{_hash(_inputs(study, settings, ('enhancer',)), frames)}-{seed}")
     made = place / "enhancer.safetensors"
     # the stage writes its checkpoint last
     if not made.is_file():

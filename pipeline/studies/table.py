@@ -58,8 +58,8 @@ def tables(studies: Sequence[Saved]) -> list[Table]:
         CONTROLLED,
     )
     compared = (main, light, controls, _darkness(rows), _further(rows))
-    titles = {study.title for study in studies}
-    return [*(table for table in compared if table.rows), _about([row for row in rows if row.title in titles], rows)]
+    own = [row for row in rows if any(row is study for study in studies)]
+    return [*(table for table in compared if table.rows), _about(own, rows)]
 
 
 def _darkness(studies: Sequence[Saved]) -> Table:
@@ -246,9 +246,9 @@ def _about(studies: Sequence[Saved], rows: Sequence[Saved]) -> Table:
         )
         for study in studies
     )
-    notes = [f"95 % intervals by {RESAMPLES} draws of scenes and seeds together; x: seeds"]
+    notes = [f"top-1, with 95 % intervals by {RESAMPLES} draws of scenes and seeds together; x10: of ten seeds"]
     if any(len(study.seeds(*cell)) < FEW_SEEDS for study in rows for cell in _printed(study)):
-        notes[0] += f"; those of fewer than {FEW_SEEDS} are too narrow"
+        notes[0] += f"; the intervals of fewer than {FEW_SEEDS} seeds are too narrow"
     notes.append(
         "mean luma: of the clips that are measured, 16 (in full range 0) is black; recipes: tried before, on clips set "
         "aside"
