@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from pathlib import Path
@@ -32,10 +33,16 @@ def test_tables_in_the_documents_are_their_json(path):
     assert block(text, results["run"]) == as_markdown(results)
 
 
+@functools.cache
+def tables_of(folder):
+    """The tables of saved studies, whose ten thousand draws take a while."""
+    return study_tables(read_studies(ROOT / "docs" / "results" / folder))
+
+
 @pytest.mark.parametrize("folder", ["studies", "recipes"])
 def test_tables_of_studies_in_the_documents_are_their_json(folder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert block(text, folder) == studies_markdown(study_tables(read_studies(ROOT / "docs" / "results" / folder)))
+    assert block(text, folder) == studies_markdown(tables_of(folder))
 
 
 @pytest.mark.parametrize("name", ["arid-forward", "arid-back"])
@@ -46,7 +53,7 @@ def test_tables_by_class_in_the_documents_are_their_json(name):
 
 
 def test_the_readmes_rows_of_studies_are_those_of_the_results():
-    table = study_tables(read_studies(ROOT / "docs" / "results" / "studies"))[0]
+    table = tables_of("studies")[0]
     found = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     shown = [re.split(r" *\| *", line.strip("| ")) for line in README.splitlines() if line.startswith("| ")]
     header = next(row for row in shown if "student - baseline" in row)

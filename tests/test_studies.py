@@ -305,8 +305,8 @@ def test_trainings_at_once_answer_as_one_after_the_other(study, tmp_path):
     other = shutil.copytree(study.params.parent, tmp_path / "other")
 
     def run(cwd, *arguments):
-        # a teacher reads both kinds of frames that are kept once for all
-        chosen = ("--variant", "teacher", "--variant", "baseline", "--seeds", "0-1")
+        # both read the dark frames of the test that are kept once for all
+        chosen = ("--variant", "teacher", "--variant", "baseline", "--seeds", "0")
         command = [sys.executable, "-m", "pipeline", "study", "run", "demo", *chosen]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
@@ -318,11 +318,10 @@ def test_trainings_at_once_answer_as_one_after_the_other(study, tmp_path):
     (other / "params.yaml").rename(other / "others.yaml")
     run(study.params.parent)
     told = run(other, "--jobs", "2", "--params", "others.yaml", "--folder", mine)
-    assert told.endswith("; 4 of 4\n")  # of all processes
+    assert told.endswith("; 2 of 2\n")  # of both processes
     at_once = dataclasses.replace(study, kept=mine)
-    for seed in (0, 1):
-        for name in ("teacher", "baseline"):
-            assert answers(study, name, seed) == answers(at_once, name, seed)
+    for name in ("teacher", "baseline"):
+        assert answers(study, name, 0) == answers(at_once, name, 0)
 
 
 def test_a_kept_baseline_is_of_its_views_and_not_of_the_soft_targets(study):
