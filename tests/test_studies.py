@@ -248,6 +248,16 @@ def test_a_variant_of_another_enhancer_makes_it_itself(study):
     assert len(list(study.root.glob("trained/teacher-*"))) == len(cards)
 
 
+def test_an_enhancer_of_frames_of_another_size_is_another_one(study):
+    params = YAML(typ="safe").load(study.params.read_text())
+    made = [
+        runner._enhancer(study, settings_for(params, ["enhancer.name=gamma", *views], seed=0), 0)
+        for views in ([], ["views.frame_size=[80, 100]"], ["views.colour_range=full"], ["views.flip=false"])
+    ]
+    assert made[0] == made[3]  # which does not depend on how views are drawn
+    assert len(set(made)) == 3
+
+
 def test_a_run_prepared_anew_shares_no_teacher_with_what_it_was(study):
     train(study, [VARIANTS["teacher"]], [0])
     text = study.statistics.read_text()
@@ -305,8 +315,8 @@ def test_trainings_at_once_answer_as_one_after_the_other(study, tmp_path):
     other = shutil.copytree(study.params.parent, tmp_path / "other")
 
     def run(cwd, *arguments):
-        # both read the dark frames of the test that are kept once for all
-        chosen = ("--variant", "teacher", "--variant", "baseline", "--seeds", "0")
+        # teachers read both kinds of frames that are kept once for all
+        chosen = ("--variant", "teacher", "--variant", "slow teacher teacher.lr=1e-4", "--seeds", "1")
         command = [sys.executable, "-m", "pipeline", "study", "run", "demo", *chosen]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
@@ -320,8 +330,8 @@ def test_trainings_at_once_answer_as_one_after_the_other(study, tmp_path):
     told = run(other, "--jobs", "2", "--params", "others.yaml", "--folder", mine)
     assert told.endswith("; 2 of 2\n")  # of both processes
     at_once = dataclasses.replace(study, kept=mine)
-    for name in ("teacher", "baseline"):
-        assert answers(study, name, 0) == answers(at_once, name, 0)
+    for name in ("teacher", "slow"):
+        assert answers(study, name, 1) == answers(at_once, name, 1)
 
 
 def test_a_kept_baseline_is_of_its_views_and_not_of_the_soft_targets(study):
