@@ -110,6 +110,15 @@ def test_the_mean_is_over_clips_and_not_over_scenes():
     assert found.mean == 0.75
 
 
+def test_kept_draws_are_those_that_are_drawn_anew(monkeypatch):
+    # 2,500 resamples are drawn in three parts; other values must not find the draws of these used up
+    values, groups = np.random.default_rng(0).normal(size=(2, 3, 12)), list("aaabbbcccddd")
+    of_kept = [bootstrap(value, groups, resamples=2500, seed=1) for value in (values[0], *values)]
+    monkeypatch.setattr("pipeline.studies.bootstrap.KEPT_GROUPS", 3)
+    assert of_kept == [bootstrap(value, groups, resamples=2500, seed=1) for value in (values[0], *values)]
+    assert of_kept[0] == of_kept[1] != of_kept[2]
+
+
 @pytest.mark.parametrize(("shape", "groups"), [((0, 3), "abc"), ((2, 0), ""), ((2, 3), "ab")])
 def test_a_bootstrap_of_nothing_is_refused(shape, groups):
     with pytest.raises(ValueError, match="bootstrap: found"):
