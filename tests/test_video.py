@@ -18,10 +18,18 @@ def test_lossless_video_round_trips_and_indices_choose_frames(tmp_path, make_vid
     assert np.array_equal(decode(path, indices=[7, 2, 2]), frames[[7, 2, 2]])
 
 
-def test_the_same_frames_give_the_same_bytes(tmp_path, make_video):
-    make_video(tmp_path / "a.mp4", lossless=False)
-    make_video(tmp_path / "b.mp4", lossless=False)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+@pytest.mark.parametrize("height_width", [(64, 86), (64, 96), (32, 48)])
+def test_the_same_frames_give_the_same_bytes(tmp_path, height_width):
+    # Noise over a picture that moves, as the demo's clips are, and each time other things in memory: what an encoder
+    # reads without having written it differs from time to time.
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 60, (*height_width, 3))
+    frames = np.stack([np.roll(still, step, 1) + rng.integers(0, 12, still.shape) for step in range(24)])
+    written = set()
+    for time in range(8):
+        write_video(tmp_path / f"{time}.mp4", frames.astype(np.uint8), fps=15)
+        written.add((tmp_path / f"{time}.mp4").read_bytes())
+    assert len(written) == 1
 
 
 def test_probe_counts_frames_and_measures_luma(tmp_path):

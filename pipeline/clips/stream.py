@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from pipeline.clips.catch_up import CatchUp
 from pipeline.clips.live_address import DEVICE
-from pipeline.clips.video import CONTAINERS, SCALER, Frames, frames_of, open_video, set_up_decoder
+from pipeline.clips.video import CONTAINERS, SAME_BYTES, SCALER, Frames, frames_of, open_video, set_up_decoder
 from pipeline.clips.video_files import refuse_pictures
 from pipeline.clips.video_stream import SQUARE, pixel_shape, video_stream
 
@@ -293,9 +293,9 @@ def _frames_of(path: Path) -> Iterator[TimedFrame]:
 class _Encoder:
     def __init__(self, container: Any, *, crf: int, preset: str) -> None:
         self._container = container
-        # One thread: x264's threads change its decisions, and so the bytes. No frames out of order: MP4 keeps what
-        # each packet lasts in coded order, which would give the last frame shown another one's length.
-        self._options = {"crf": str(crf), "preset": preset, "threads": "1", "bf": "0"}
+        # No frames out of order: MP4 keeps what each packet lasts in coded order, which would give the last frame shown
+        # another one's length.
+        self._options = {"crf": str(crf), "preset": preset, "bf": "0", **SAME_BYTES}
         self._stream: Any = None
         self._scaler = VideoReformatter()
         self._last = -1
