@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from micro import CPU, Run, small_configs, small_params
 from ruamel.yaml import YAML
@@ -797,6 +798,7 @@ def test_the_commands_train_save_and_print(study, monkeypatch):
     # without soft targets the student is the baseline
     assert found.variants["free"].hits == found.variants["baseline"].hits
     assert found.variants["free"].changes == ("student.kd_weight=0",)
+    assert f", {torch.backends.cpu.get_cpu_capability()}, 1 thread, fp32" in found.hardware
     assert CliRunner().invoke(cli, ["table", "--studies", "studies", "demo"]).exit_code == 2
     assert CliRunner().invoke(cli, ["table", "--paper", "--into", "a.md"]).exit_code == 2
     document = Path("a.md")

@@ -154,6 +154,8 @@ def save(
 
 def _prepared(run: str, folder: Path | None, subset: str, params: Path) -> "Study":
     """The study of a run, on this machine."""
+    import torch
+
     from pipeline.inference.cost import device_name
     from pipeline.pages.report_origin import commit_of
     from pipeline.studies.prepared import Study
@@ -163,6 +165,8 @@ def _prepared(run: str, folder: Path | None, subset: str, params: Path) -> "Stud
     threads = f"{chosen['compute'].threads} thread{'s' * (chosen['compute'].threads != 1)}"
     data = Path("data") / run
     videos = Path(read_inputs(params, run).videos)
+    # Sums over longer vectors end in other digits, and from them trainings grow apart.
+    vectors = f", {torch.backends.cpu.get_cpu_capability()}" if chosen["device"].type == "cpu" else ""
     return Study(
         folder=data,
         videos=videos,
@@ -172,7 +176,7 @@ def _prepared(run: str, folder: Path | None, subset: str, params: Path) -> "Stud
         device=chosen["device"],
         # an installed copy may lie in somebody else's repository
         commit=commit_of(code) if (code / "dvc.yaml").is_file() else f"of version {VERSION}",
-        hardware=f"{device_name(chosen['device'])}, {threads}, {chosen['compute'].precision}",
+        hardware=f"{device_name(chosen['device'])}{vectors}, {threads}, {chosen['compute'].precision}",
     )
 
 
