@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 DRAWN_AT_ONCE = 1000
 """Resamples in memory: 8 MB for 1,000 clips of unknown scenes."""
 KEPT_GROUPS = 256
-"""Draws of no more groups are kept, as all cells of a table's row ask for the same: 21 MB for 10,000 resamples."""
+"""Draws of no more groups are kept, as a row's cells ask for the same: at most 21 MB each of 10,000 resamples."""
 Draws = tuple[NDArray[np.int64], NDArray[np.int64]]
 """How often each seed, (R, S), and each group, (R, G), was drawn in R resamples."""
 
@@ -73,7 +73,7 @@ def _draws(seeds: int, groups: int, resamples: int, seed: int) -> Iterator[Draws
         yield drawn_seeds, rng.multinomial(groups, np.full(groups, 1 / groups), size=size)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _kept_draws(seeds: int, groups: int, resamples: int, seed: int) -> Iterable[Draws]:
     return tuple(_draws(seeds, groups, resamples, seed))
 
