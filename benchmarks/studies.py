@@ -218,7 +218,7 @@ PLANS = {
         ),
         *map(rendered, EXPOSURES),
         *(egogest(exposure, split) for exposure in EXPOSURES for split in (1, 2, 3)),
-        *(from_lit(-5, split) for split in (1, 2, 3)),
+        *(from_lit(exposure, split) for exposure in (-5, -8) for split in (1, 2, 3)),
         pretraining(PRETRAINED, -4, *STILL_LESS),
         pretraining(LIT, 0, *KINETICS),
         Plan(
