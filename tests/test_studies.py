@@ -26,7 +26,7 @@ from pipeline.studies.bootstrap import bootstrap
 from pipeline.studies.gathered import _groups, gather, read_scenes
 from pipeline.studies.joined import added, pooled
 from pipeline.studies.prepared import Study, made_from
-from pipeline.studies.runner import missing_parts, train
+from pipeline.studies.runner import missing_chains, train
 from pipeline.studies.saved import SINCE, Saved, Trained, Words, read, write
 from pipeline.studies.table import class_table, difference, share, tables
 from pipeline.studies.variants import VARIANTS, settings_for, variant_of
@@ -289,15 +289,15 @@ def test_what_is_kept_is_looked_at_before_anything_is_trained(study):
         record = study.record(variant.name, seed)
         record.parent.mkdir(parents=True)
         record.write_text(json.dumps({"made_from": made_from(study, variant, settings)}))
-    assert [str(part) for part in missing_parts(study, chosen, [0, 1])] == ["seed 0, teacher", "seed 1, baseline"]
+    assert [str(chain) for chain in missing_chains(study, chosen, [0, 1])] == ["seed 0, teacher", "seed 1, baseline"]
     study.record("baseline", 1).write_text(study.record("baseline", 0).read_text())
     with pytest.raises(ValueError, match=r"baseline/1\.json: student\.seed: was trained with 0, found 1 now; set it"):
-        missing_parts(study, chosen, [0, 1])
+        missing_chains(study, chosen, [0, 1])
     with pytest.raises(ValueError, match=r"holds no labelled holdout clip"):
-        missing_parts(dataclasses.replace(study, subset="holdout"), chosen, [0])
+        missing_chains(dataclasses.replace(study, subset="holdout"), chosen, [0])
     study.enhancer.unlink()
     with pytest.raises(ValueError, match=r"enhancer\.safetensors: no such file"):
-        missing_parts(study, [VARIANTS["dark-teacher"]], [0])
+        missing_chains(study, [VARIANTS["dark-teacher"]], [0])
 
 
 def test_two_variants_of_one_name_are_refused_and_one_given_twice_is_trained_once(study):
@@ -305,8 +305,8 @@ def test_two_variants_of_one_name_are_refused_and_one_given_twice_is_trained_onc
     with pytest.raises(
         ValueError, match=r"variant mine: is given twice, of student with \['student\.lr=1e-3'\] and of teacher"
     ):
-        missing_parts(study, [variant_of("mine student student.lr=1e-3"), other, VARIANTS["baseline"]], [0])
-    assert [str(part) for part in missing_parts(study, [other, other], [0])] == ["seed 0, mine"]
+        missing_chains(study, [variant_of("mine student student.lr=1e-3"), other, VARIANTS["baseline"]], [0])
+    assert [str(chain) for chain in missing_chains(study, [other, other], [0])] == ["seed 0, mine"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

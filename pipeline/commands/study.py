@@ -83,16 +83,16 @@ def run_study(
       dlkdd study run night --seeds 0-4 --variant 'squared student student.scale_by_temperature_squared=true'
     """  # noqa: D301
     from pipeline.studies.at_once import run_at_once
-    from pipeline.studies.runner import all_of, missing_parts, train, train_part
+    from pipeline.studies.runner import all_of, missing_chains, train, train_chain
     from pipeline.studies.variants import variant_of
 
     prepared, chosen = _prepared(run, folder, subset, params), [variant_of(text) for text in variants]
     numbers = numbers_in(seeds)
-    parts, progress = missing_parts(prepared, chosen, numbers), all_of(prepared, chosen, numbers, jobs=jobs)
+    chains, progress = missing_chains(prepared, chosen, numbers), all_of(prepared, chosen, numbers, jobs=jobs)
     if jobs == 1:
         train(prepared, chosen, numbers, progress=progress)
     else:
-        run_at_once(partial(train_part, prepared, progress), parts, jobs=jobs)
+        run_at_once(partial(train_chain, prepared, progress), chains, jobs=jobs)
 
 
 @study.command()

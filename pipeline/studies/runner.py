@@ -22,7 +22,7 @@ from pipeline.inference.loading import load_recogniser
 from pipeline.inference.tested_clips import clip_logits, protocol_views
 from pipeline.mapping_file import read_json
 from pipeline.params import read_params, read_section
-from pipeline.studies.parts import Part, own_enhancer, parts_of
+from pipeline.studies.chains import Chain, chains_of, own_enhancer
 from pipeline.studies.prepared import TRAIN_AGAIN, Study, made_from, require_files, require_origin
 from pipeline.studies.progress import Progress, progress_of
 from pipeline.studies.variants import Settings, Variant, settings_for
@@ -84,11 +84,11 @@ def all_of(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, j
     return progress_of((study.record(variant.name, seed) for variant in variants for seed in seeds), jobs=jobs)
 
 
-def missing_parts(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Part]:
-    """What is left to be trained, in parts that can be trained at once.
+def missing_chains(study: Study, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Chain]:
+    """What is left to be trained, in chains that can be trained at once.
 
     Raises:
-        ValueError: as `train`, of any part, and before any is trained; or two variants have one name.
+        ValueError: as `train`, of any chain, and before any is trained; or two variants have one name.
         OSError: a file cannot be read.
     """
     study.clips()
@@ -99,16 +99,18 @@ def missing_parts(study: Study, variants: Sequence[Variant], seeds: Sequence[int
                 f"variant {name}: is given twice, of {same[0].stage} with {list(same[0].changes)} and of "
                 f"{same[1].stage} with {list(same[1].changes)}; rename one"
             )
-    parts = parts_of(read_params(study.params), list(different), seeds)
-    for part in parts:
-        for variant in part.variants:
-            _checked(study, variant, part.seed)
+    chains = chains_of(read_params(study.params), list(different), seeds)
+    for chain in chains:
+        for variant in chain.variants:
+            _checked(study, variant, chain.seed)
     return [
-        part for part in parts if not all(study.record(variant.name, part.seed).is_file() for variant in part.variants)
+        chain
+        for chain in chains
+        if not all(study.record(variant.name, chain.seed).is_file() for variant in chain.variants)
     ]
 
 
-def train_part(study: Study, progress: Progress, part: Part) -> None:
+def train_chain(study: Study, progress: Progress, chain: Chain) -> None:
     """As `train`, in a new process, which it sets up by the section `compute`.
 
     Raises:
@@ -117,7 +119,7 @@ def train_part(study: Study, progress: Progress, part: Part) -> None:
     """
     compute = read_section(study.params, ComputeConfig)
     set_up_machine(compute.device, compute.threads, deterministic=compute.deterministic)
-    train(study, part.variants, [part.seed], progress=progress)
+    train(study, chain.variants, [chain.seed], progress=progress)
 
 
 def _checked(study: Study, variant: Variant, seed: int) -> tuple[Settings, dict[str, Any]]:
@@ -175,7 +177,7 @@ def _enhancer(study: Study, settings: Settings, seed: int) -> Path:
     """The run's enhancer, or one of the variant's own settings.
 
     Each seed makes its own, so that studies of other seeds may run at once; enhancer.seed makes them alike. Of one seed
-    no two of those that share one are trained at once, see parts.py.
+    no two of those that share one are trained at once, see chains.py.
     """
     if not own_enhancer(read_params(study.params), settings):
         return study.enhancer

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import presets
-from pipeline.studies.parts import parts_of
+from pipeline.studies.chains import chains_of
 from pipeline.studies.variants import variant_of
 
 MORE = {
@@ -32,5 +32,5 @@ MORE = {
 )  # fmt: skip
 def test_what_makes_files_for_each_other_stays_together(names, wanted):
     variants = [variant_of(MORE.get(name, name)) for name in names]
-    parts = parts_of(presets.demo(), variants, [3, 1])
-    assert [str(part) for part in parts] == [f"seed {seed}, {part}" for seed in (3, 1) for part in wanted]
+    chains = chains_of(presets.demo(), variants, [3, 1])
+    assert [str(chain) for chain in chains] == [f"seed {seed}, {chain}" for seed in (3, 1) for chain in wanted]

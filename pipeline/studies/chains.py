@@ -1,4 +1,4 @@
-"""A study cut into parts that can be trained at once."""
+"""A study cut into chains of trainings; chains can be trained at once."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from pipeline.studies.variants import Settings, Variant, settings_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Chain:
     """Trainings of one seed that make files for each other, a teacher or an enhancer: one after the other."""
 
     seed: int
@@ -25,8 +25,8 @@ def own_enhancer(params: Mapping[str, Any], settings: Settings) -> bool:
     return any(section[key] != value for key, value in params["enhancer"].items() if key != "on")
 
 
-def parts_of(params: Mapping[str, Any], variants: Sequence[Variant], seeds: Sequence[int]) -> list[Part]:
-    """All trainings of a study; of each seed, the parts of most trainings first, which take longest.
+def chains_of(params: Mapping[str, Any], variants: Sequence[Variant], seeds: Sequence[int]) -> list[Chain]:
+    """All trainings of a study; of each seed, the chains of most trainings first, which take longest.
 
     Args:
         params: of params.yaml.
@@ -46,4 +46,4 @@ def parts_of(params: Mapping[str, Any], variants: Sequence[Variant], seeds: Sequ
             shared = {key: value for key, value in shared["enhancer"].items() if key != "on"}
         together.setdefault(json.dumps(shared, sort_keys=True), []).append(variant)
     cut = sorted(together.values(), key=len, reverse=True)
-    return [Part(seed=seed, variants=tuple(part)) for seed in seeds for part in cut]
+    return [Chain(seed=seed, variants=tuple(chain)) for seed in seeds for chain in cut]
