@@ -39,6 +39,17 @@ def tables_of(folder):
     return study_tables(read_studies(ROOT / "docs" / "results" / folder))
 
 
+def studies_by_title():
+    """The first table's rows: cells by column."""
+    table = tables_of("studies")[0]
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+
+
+def numbers(cell):
+    """Of a cell such as `+0.017 (-0.006 to +0.045) x10`: the value, and the ends of its interval."""
+    return [float(number) for number in re.findall(r"[+-]?\d\.\d+", cell)]
+
+
 @pytest.mark.parametrize("folder", ["studies", "recipes"])
 def test_tables_of_studies_in_the_documents_are_their_json(folder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -53,17 +64,36 @@ def test_tables_by_class_in_the_documents_are_their_json(name):
 
 
 def test_the_readmes_rows_of_studies_are_those_of_the_results():
-    table = tables_of("studies")[0]
-    found = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
-    shown = [re.split(r" *\| *", line.strip("| ")) for line in README.splitlines() if line.startswith("| ")]
-    header = next(row for row in shown if "student - baseline" in row)
-    rows = [row for row in shown if row[0] in found]
+    found = studies_by_title()
+    table = re.search(r"^\| data \|.*?(?=\n\n)", README, re.DOTALL | re.MULTILINE)[0]
+    header, _, *rows = [re.split(r" *\| *", line.strip("| ")) for line in table.splitlines()]
     assert {"rendered, -5 EV", "EgoGestAR, -8 EV, all splits"} < {title for title, *_ in rows}
     assert {"baseline", "teacher", "student", "student - teacher", "teacher - baseline"} < set(header)
     for row in rows:
         # without the number of seeds, and some columns alone
         wanted = [found[row[0]][name].partition(" x")[0] for name in header]
         assert row == wanted, row[0]
+
+
+def test_the_student_cannot_be_told_from_the_baseline_in_any_row_as_the_readme_says():
+    assert "in no row can the student be told from the baseline" in README
+    assert "gains of up to five points" in README
+    ends = {}
+    for title, row in studies_by_title().items():
+        _, low, high = numbers(row["student - baseline"])
+        assert low <= 0 <= high, title
+        ends[title] = high
+    assert round(max(high for title, high in ends.items() if f"| {title} |" in README), 2) == 0.05
+
+
+def test_rendered_rows_from_nothing_end_within_the_intervals_of_the_first():
+    found = studies_by_title()
+    repeats = [row for title, row in found.items() if title.startswith("rendered, -5 EV, again")]
+    assert len(repeats) == 2
+    for model in ("baseline", "teacher", "student"):
+        _, low, high = numbers(found["rendered, -5 EV"][model])
+        for row in repeats:
+            assert low <= numbers(row[model])[0] <= high, (model, row)
 
 
 def test_the_demos_figures_in_the_readme_are_those_of_its_json():
