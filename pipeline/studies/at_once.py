@@ -1,4 +1,4 @@
-"""Work in parts, in several processes at once."""
+"""Tasks, in several processes at once."""
 
 import contextlib
 import multiprocessing
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class _Running:
-    """A process that works at a part."""
+    """A process that works at a task."""
 
     name: str
     process: SpawnProcess
@@ -36,21 +36,21 @@ class _Running:
         return f"its process failed with exit code {code}, see above"
 
 
-def run_at_once(work: Callable[[T], None], parts: Sequence[T], *, jobs: int) -> None:
-    """Work at each part in a process of its own, some at a time; the next one starts when one has ended.
+def run_at_once(work: Callable[[T], None], tasks: Sequence[T], *, jobs: int) -> None:
+    """Work at each task in a process of its own, some at a time; the next one starts when one has ended.
 
     Where this process is stopped or killed, they end with it.
 
     Args:
-        work: takes a part; can be pickled.
-        parts: in the order in which they start; can be pickled, and named by str().
+        work: takes a task; can be pickled.
+        tasks: in the order in which they start; can be pickled, and named by str().
         jobs: processes at a time, at least 1.
 
     Raises:
         ChildProcessError: some failed; those that ran beside them have come to their end, and no other was started.
     """
     context = multiprocessing.get_context("spawn")  # a fork beside torch's threads can hang
-    waiting, failed = list(parts), list[str]()
+    waiting, failed = list(tasks), list[str]()
     running: dict[int, _Running] = {}
     try:
         while running or (waiting and not failed):
@@ -73,13 +73,13 @@ def run_at_once(work: Callable[[T], None], parts: Sequence[T], *, jobs: int) -> 
         )
 
 
-def _work_here(work: Callable[[T], None], part: T, words: Connection) -> None:
+def _work_here(work: Callable[[T], None], task: T, words: Connection) -> None:
     """In the new process: work, and tell why it failed."""
     # Ctrl-C ends it at once, without a traceback of each; what a stage has finished is kept.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
-        work(part)
+        work(task)
     except (ValueError, OSError) as error:
         words.send_bytes(str(error).encode())
         raise SystemExit(1) from error
