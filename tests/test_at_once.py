@@ -1,4 +1,4 @@
-"""Work in several parts at once, and what ends it."""
+"""Several tasks at once, and what ends it."""
 
 import functools
 import os
